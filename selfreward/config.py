@@ -1,0 +1,262 @@
+"""The typed schema of a run. Its defaults are the vetted ones; Hydra composes it from `conf/`; `validate` checks it.
+
+`Identity` settings change what is made and go into artifact ids. `Execution` settings change only how it is made.
+This file imports no torch, so a mistake is reported before anything loads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from selfreward.errors import ConfigError
+from selfreward.store.identity import Execution, Identity
+
+
+def _number(default: Any, *, above: float | None = None, least: float | None = None, most: float | None = None) -> Any:
+    """A numeric setting and the range it must lie in: `above` is exclusive, `least` and `most` inclusive."""
+    return field(default=default, metadata={"above": above, "least": least, "most": most})
+
+
+def _choice(default: str, *choices: str) -> Any:
+    """A setting that takes one of a few words."""
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class ModelConfig(Execution):
+    """Where the base model is and how it is loaded. What it *is*, its files' bytes and dtype, is `ModelIdentity`."""
+
+    name: str = MISSING  # `pypi:<package>`, a hub name, or a local folder
+    revision: str | None = None  # a hub branch, tag or commit
+    dtype: str = _choice("bfloat16", "bfloat16", "float16", "float32")
+
+
+@dataclass
+class PromptsConfig(Execution):
+    """Where prompts come from, and how many each iteration takes."""
+
+    kind: str = MISSING  # a key of `selfreward.sources.SOURCES`
+    path: str | None = None  # the file, for kind=file
+    name: str | None = None  # the `datasets` name, for kind=dataset
+    revision: str | None = None  # its commit, for kind=dataset
+    split: str = "train"  # its split, for kind=dataset
+    prompt_column: str = "prompt"
+    category_column: str | None = None
+    held_out_column: str | None = None  # a column that says "held_out" for prompts kept for evaluation
+    per_iteration: int = _number(16, least=1)
+    held_out: int = _number(24, least=1)  # prompts kept for evaluation, never trained on
+
+
+@dataclass
+class SamplingConfig(Identity):
+    """How a policy answers prompts."""
+
+    n: int = _number(4, least=2)  # candidates for each prompt
+    temperature: float = _number(0.7, least=0)
+    top_p: float = _number(0.9, above=0, most=1)
+    max_new_tokens: int = _number(96, least=1)
+    max_prompt_tokens: int = _number(512, least=1)  # longer prompts are left out, and counted
+    shard_size: int = _number(16, least=1)  # prompts in one unit of work
+
+
+@dataclass
+class JudgeConfig(Identity):
+    """Who scores candidates, and how."""
+
+    kind: str = "rubric"  # a key of `selfreward.judges.JUDGES`
+    mode: str = _choice("expected", "expected", "sampled")
+    samples: int = _number(3, least=1)  # judgements of each candidate, for mode=sampled
+    temperature: float = _number(0.7, above=0)  # for mode=sampled
+    top_p: float = _number(0.9, above=0, most=1)  # for mode=sampled
+    max_new_tokens: int = _number(160, least=1)  # of the judge's own reply, for mode=sampled
+    shard_size: int = _number(16, least=1)  # prompts in one unit of work
+
+
+@dataclass
+class PairsConfig(Identity):
+    """Which two candidates of a prompt make a preference pair."""
+
+    kind: str = "best_worst"  # a key of `selfreward.pairing.PAIRINGS`
+    margin: float = _number(0.0, least=0)  # the scores must differ by more than this
+
+
+@dataclass
+class LoraConfig(Identity):
+    """The adapter that is trained."""
+
+    r: int = _number(16, least=1)
+    alpha: int = _number(32, least=1)
+    dropout: float = _number(0.0, least=0, most=0.9)
+    target_modules: str = "all-linear"  # or names joined by commas
+
+
+@dataclass
+class TrainConfig(Identity):
+    """How a policy learns from preference pairs."""
+
+    loss: str = "sigmoid"  # a key of `selfreward.training.losses.LOSSES`
+    beta: float = _number(0.1, above=0)
+    learning_rate: float = _number(5e-5, above=0)
+    schedule: str = _choice("linear", "linear", "cosine", "constant")
+    warmup_ratio: float = _number(0.1, least=0, most=1)
+    weight_decay: float = _number(0.0, least=0)
+    max_grad_norm: float = _number(1.0, above=0)
+    label_smoothing: float = _number(0.0, least=0, most=0.5)
+    epochs: int = _number(1, least=1)
+    batch_size: int = _number(4, least=1)  # preference pairs in one optimiser step
+    max_length: int = _number(1024, least=2)  # tokens of a prompt and one candidate
+    reference: str = _choice("previous", "previous", "base")
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class EvaluationConfig(Identity):
+    """How a policy is held against policy 0 on held-out prompts. Policy 0 judges, so that iterations compare."""
+
+    temperature: float = _number(0.7, least=0)
+    top_p: float = _number(0.9, above=0, most=1)
+    max_new_tokens: int = _number(96, least=1)
+    bootstrap_samples: int = _number(2000, least=100)
+    confidence: float = _number(0.95, above=0, most=0.999)
+
+
+@dataclass
+class EngineConfig(Execution):
+    """What samples and scores."""
+
+    kind: str = "hf"  # a key of `selfreward.engines.ENGINES`
+    device: str = _choice("auto", "auto", "cpu", "cuda", "mps")
+    merge_adapter: bool = False  # fold the adapter into the weights while sampling: faster, and inexact
+
+
+@dataclass
+class MemoryConfig(Execution):
+    """How much memory a run may take, and how its work is cut to fit."""
+
+    cap_gb: float = _number(64.0, above=0)  # GPU memory, in GiB
+    micro_batch: int = _number(2, least=1)  # preference pairs in one forward and backward
+    gradient_checkpointing: bool = False
+    sampling_rows: int = _number(64, least=1)  # candidates decoded side by side
+    scoring_tokens: int = _number(8192, least=1)  # tokens in one scoring batch, padding included
+    checkpoint_seconds: float = _number(30.0, least=0)  # at most this much training is lost to a kill
+
+
+@dataclass
+class TrackingConfig(Execution):
+    """What is shown, and where."""
+
+    wandb: str = _choice("auto", "auto", "online", "offline", "disabled")
+    project: str = "selfreward"
+    report: bool = True
+    examples: int = _number(8, least=1)  # prompts of each iteration shown in the report and in W&B
+
+
+@dataclass
+class RunConfig(Execution):
+    """A whole run: `python -m selfreward.run iteration=3` makes policy 3 exist."""
+
+    iteration: int = _number(3, least=1)
+    seed: int = _number(0, least=0, most=2**31 - 1)
+    name: str = "default"  # an experiment sets its own
+    output_dir: str = "outputs/${name}"
+    artifacts_dir: str | None = None  # by default `artifacts` beside `output_dir`
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def artifacts_dir(cfg: RunConfig) -> Path:
+    """The folder of the artifacts that runs share."""
+    return Path(cfg.artifacts_dir) if cfg.artifacts_dir else Path(cfg.output_dir).parent / "artifacts"
+
+
+def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
+    """Check every value, alone and against the others. `kinds` gives for a key the dictionary it must be a key of.
+
+    Raises `ConfigError` for the first one that can't be used.
+    """
+    for key, value, metadata in _settings(cfg, ""):
+        _check_range(key, value, metadata)
+        if key in kinds and value not in kinds[key]:
+            raise ConfigError(key, value, f"use one of {', '.join(kinds[key])}")
+    _check_across(cfg)
+    _check_writable("output_dir", Path(cfg.output_dir))
+    _check_writable("artifacts_dir", artifacts_dir(cfg))
+
+
+def _settings(group: Any, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    for entry in dataclasses.fields(group):
+        value = getattr(group, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value, entry.metadata
+
+
+def _check_range(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if choices := metadata.get("choices"):
+        if value not in choices:
+            raise ConfigError(key, value, f"use one of {', '.join(choices)}")
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or "least" not in metadata:
+        return
+    above, least, most = metadata["above"], metadata["least"], metadata["most"]
+    inside = (
+        math.isfinite(value)
+        and (above is None or value > above)
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    )
+    if not inside:
+        parts = [f"above {above:g}" if above is not None else "", f"of at least {least:g}" if least is not None else ""]
+        parts.append(f"of at most {most:g}" if most is not None else "")
+        raise ConfigError(key, value, f"use a number {' and '.join(part for part in parts if part)}")
+
+
+def _check_across(cfg: RunConfig) -> None:
+    if cfg.engine.merge_adapter and cfg.train.reference == "previous":
+        raise ConfigError(
+            "train.reference",
+            "previous",
+            "a model with its adapter merged is not exactly the previous policy; "
+            "set train.reference=base or engine.merge_adapter=false",
+        )
+    needed = cfg.sampling.max_prompt_tokens + cfg.sampling.max_new_tokens
+    if cfg.train.max_length < needed:
+        raise ConfigError(
+            "train.max_length",
+            cfg.train.max_length,
+            f"candidates may have {needed} tokens and would be cut; set it to {needed} or more, "
+            "or lower sampling.max_prompt_tokens or sampling.max_new_tokens",
+        )
+    if cfg.train.batch_size % cfg.memory.micro_batch:
+        raise ConfigError(
+            "memory.micro_batch",
+            cfg.memory.micro_batch,
+            f"must divide train.batch_size={cfg.train.batch_size}; use {math.gcd(cfg.train.batch_size, cfg.memory.micro_batch)}",
+        )
+    if cfg.sampling.temperature == 0:
+        raise ConfigError("sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0")
+
+
+def _check_writable(key: str, folder: Path) -> None:
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(key, folder, f"{existing} is not a folder that can be written; choose another {key}")

@@ -1,0 +1,57 @@
+"""The errors a person may see. Each is one line: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+
+class SelfRewardError(Exception):
+    """Base of all errors that the command line prints as one line."""
+
+    exit_code = 1
+
+
+class ConfigError(SelfRewardError):
+    """A setting that can't be used: found before any model loads."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, value: object, remedy: str) -> None:
+        super().__init__(f"{key}={_shown(value)}: {remedy}")
+        self.key = key
+        self.value = value
+        self.remedy = remedy
+
+
+class IdentityError(SelfRewardError):
+    """A value that has no canonical form, so it can't be part of an artifact's identity."""
+
+
+class ArtifactError(SelfRewardError):
+    """An artifact whose files are not those that its manifest names."""
+
+
+class ModelError(SelfRewardError):
+    """A model, tokenizer or adapter that can't be fetched, read or used."""
+
+
+class VerdictError(SelfRewardError):
+    """A judge's reply that holds no verdict. Counted as missing data, never as a score."""
+
+
+class NoPairsError(SelfRewardError):
+    """An iteration in which no preference pair survived."""
+
+
+class TrainingError(SelfRewardError):
+    """Training that would be silently wrong: no trainable parameters, or a start away from the reference."""
+
+
+class BusyError(SelfRewardError):
+    """Another process is at work in the same run folder."""
+
+
+def _shown(value: object) -> str:
+    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if _is_plain(value) else repr(value)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))

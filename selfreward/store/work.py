@@ -1,0 +1,116 @@
+"""The part of the store that a running stage sees: shards that survive a kill, a scratch folder, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.parquet as pq
+
+from selfreward.records import Record, from_table, to_table
+from selfreward.store.identity import file_sha256
+from selfreward.store.manifest import Cost, FileEntry, write_atomically
+from selfreward.store.observer import Observer, Peak
+
+Item = TypeVar("Item")
+
+
+class Work:
+    """One attempt at one artifact.
+
+    `folder` is where the artifact's files go; `scratch` holds what only an unfinished artifact needs and is removed
+    with its completion; `seed` is the run's seed, or None for a stage without chance.
+    """
+
+    def __init__(self, folder: Path, seed: int | None, observer: Observer, peak: Peak) -> None:
+        self.folder = folder
+        self.scratch = folder / "partial"
+        self.seed = seed
+        self.earlier = Cost()
+        self._observer = observer
+        self._peak = peak
+        self._began = time.perf_counter()
+        self._tokens = 0
+        self.scratch.mkdir(parents=True, exist_ok=True)
+
+    def plan(self, units: int, unit: str) -> None:
+        """Say how much there is to do, for the progress bar."""
+        self._observer.planned(units, unit)
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Say that this much more is done; tokens also go into the manifest's cost."""
+        self._tokens += tokens
+        self._observer.advanced(units, tokens)
+
+    @property
+    def cost(self) -> Cost:
+        """What the artifact has cost so far, earlier attempts included."""
+        return self.earlier + Cost(time.perf_counter() - self._began, self._tokens, self._peak.bytes())
+
+    def shards(
+        self,
+        shards: Sequence[Sequence[Item]],
+        compute: Callable[[Sequence[Item]], list[Record]],
+        record: type[Record],
+    ) -> list[Record]:
+        """Compute and store each shard that isn't there yet, one Parquet file each, and return all their rows.
+
+        `compute` must depend on its shard alone, so that a run killed anywhere goes on with the missing ones.
+        """
+        rows: list[Record] = []
+        for index, items in enumerate(shards):
+            path = self.folder / f"shard-{index:05}.parquet"
+            if self._adopt(path):
+                self._observer.advanced(len(items), 0)
+                rows.extend(from_table(pq.read_table(path), record))
+                continue
+            before = self.cost
+            made = compute(items)
+            _write_parquet(path, made, record)
+            self._record_shard(path, len(made), before)
+            rows.extend(made)
+        return rows
+
+    def _adopt(self, path: Path) -> bool:
+        """Whether an earlier attempt left this shard whole; its cost then counts as an earlier one."""
+        try:
+            note = json.loads(self._note(path).read_text())
+            if file_sha256(path) != note["sha256"]:
+                return False
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+        self.earlier += Cost(**note["cost"])
+        return True
+
+    def _record_shard(self, path: Path, rows: int, before: Cost) -> None:
+        after = self.cost
+        cost = Cost(after.seconds - before.seconds, after.tokens - before.tokens, after.peak_memory_bytes)
+        note = {"sha256": file_sha256(path), "rows": rows, "cost": dataclasses.asdict(cost)}
+        write_atomically(self._note(path), json.dumps(note).encode())
+
+    def _note(self, path: Path) -> Path:
+        return self.scratch / f"{path.stem}.json"
+
+    def files(self) -> dict[str, FileEntry]:
+        """The artifact's files as they stand, by name; leftovers of killed writes are removed."""
+        entries: dict[str, FileEntry] = {}
+        for path in sorted(self.folder.iterdir()):
+            if path.is_dir():
+                continue
+            if path.name.startswith("."):
+                path.unlink()
+                continue
+            rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+            entries[path.name] = FileEntry(file_sha256(path), path.stat().st_size, rows)
+        return entries
+
+
+def _write_parquet(path: Path, rows: Sequence[Record], record: type[Record]) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(to_table(rows, record), buffer, compression="zstd")
+    write_atomically(path, buffer.getvalue())
