@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +106,7 @@ class TrainConfig(Identity):
     beta: float = _number(0.1, above=0)
     learning_rate: float = _number(5e-5, above=0)
     schedule: str = _choice("linear", "linear", "cosine", "constant")
-    warmup_ratio: float = _number(0.1, least=0, most=1)
+    warmup_ratio: float = _number(0.0, least=0, most=0.9)
     weight_decay: float = _number(0.0, least=0)
     max_grad_norm: float = _number(1.0, above=0)
     label_smoothing: float = _number(0.0, least=0, most=0.5)
@@ -255,8 +255,10 @@ def _check_across(cfg: RunConfig) -> None:
 
 
 def _check_writable(key: str, folder: Path) -> None:
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(key, folder, f"{existing} is not a folder that can be written; choose another {key}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(key, folder, f"can't be written ({reason}); choose another folder") from error

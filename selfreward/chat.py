@@ -1,0 +1,67 @@
+"""Messages to tokens and back: the chat template, control tokens in people's text, and the choices of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfreward.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Answers that differ in one token: what goes before that token, and the token of each answer."""
+
+    opening_ids: list[int]
+    choice_ids: list[int]
+
+
+class Chat:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer  # takes a second to import, and a finished run needs no tokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if self.tokenizer.chat_template is None:
+            raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._control_tokens = sorted(self.tokenizer.all_special_tokens, key=len, reverse=True)
+
+    def render(self, message: str) -> list[int]:
+        """The tokens of a conversation that holds one user message, up to where the model's answer begins."""
+        messages = [{"role": "user", "content": self.neutralise(message)}]
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return self._encode(text)
+
+    def neutralise(self, text: str) -> str:
+        """`text` with a space inside each control token, so that nobody's words can end a turn or open another."""
+        for token in self._control_tokens:
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer, without control tokens."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+    def choices(self, opening: str, answers: Sequence[str]) -> Choices:
+        """The tokens of answers that all begin with `opening`, where each ends in one token that the others lack.
+
+        Tokenizers differ in whether a space belongs to the opening or to the token after it, so whole answers are
+        tokenized and split where they part.
+
+        Raises `ModelError` where the tokenizer spells the answers in more than one token.
+        """
+        encoded = [self._encode(f"{opening} {answer}") for answer in answers]
+        length = len(encoded[0])
+        shared = [ids[: length - 1] for ids in encoded]
+        last = [ids[length - 1 :] for ids in encoded]
+        if any(ids != shared[0] for ids in shared) or any(len(ids) != 1 for ids in last) or len({*map(tuple, last)}) < len(last):
+            raise ModelError(f"the tokenizer has no single token for each of {', '.join(answers)}: use judge.mode=sampled")
+        return Choices(shared[0], [ids[0] for ids in last])
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,212 @@
+"""The default engine: transformers in this process, on a CPU or one GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from selfreward.chat import Chat
+from selfreward.engines import nucleus
+from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.errors import ModelError
+from selfreward.models import Adapter, Models
+
+_DROP_SHARE = 0.125  # finished rows are dropped once they are this share of the batch: each drop copies the cache
+
+
+class HFEngine:
+    """Samples and scores with the base model of `models`.
+
+    Args:
+        rows: answers decoded side by side.
+        scoring_tokens: tokens in one scoring batch, padding included.
+        merge_adapter: fold the adapter into the weights while sampling.
+    """
+
+    def __init__(self, models: Models, rows: int, scoring_tokens: int, *, merge_adapter: bool) -> None:
+        self._models = models
+        self._rows = rows
+        self._scoring_tokens = scoring_tokens
+        self._merge = merge_adapter
+
+    @property
+    def chat(self) -> Chat:
+        return self._models.chat
+
+    @torch.inference_mode()
+    def sample(
+        self, requests: Sequence[SampleRequest], decoding: Decoding, adapter: Adapter | None, advance: Advance
+    ) -> list[list[Completion]]:
+        """For each request one answer a seed; prompts are computed once, however many answers they have."""
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        self._check_length(longest + decoding.max_new_tokens)
+        answers: dict[int, list[Completion]] = {}
+        with self._models.policy(adapter, merged=self._merge) as model:
+            for batch in self._sample_batches(requests):
+                made = self._decode(model, [requests[i] for i in batch], decoding, advance)
+                answers.update(zip(batch, made, strict=True))
+                advance(len(batch), 0)
+        return [answers[i] for i in range(len(requests))]
+
+    @torch.inference_mode()
+    def score(
+        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
+    ) -> list[list[float]]:
+        """One prefill a prompt; only its last position is projected, in float32 where it counts most."""
+        scores: dict[int, list[float]] = {}
+        with self._models.policy(adapter):
+            project = self._head()
+            for batch, hidden_BLH, lengths_B in self._prefill(prompts):
+                last_BH = hidden_BLH[torch.arange(len(batch)), lengths_B - 1]
+                logprobs_BC = project(last_BH).log_softmax(-1)[:, list(choice_ids)]
+                scores.update(zip(batch, logprobs_BC.tolist(), strict=True))
+                advance(len(batch), int(lengths_B.sum()))
+        return [scores[i] for i in range(len(prompts))]
+
+    @torch.inference_mode()
+    def logprobs(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], adapter: Adapter | None, advance: Advance
+    ) -> list[list[float]]:
+        """One forward pass a row; only completion positions are projected."""
+        rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        found: dict[int, list[float]] = {}
+        with self._models.policy(adapter):
+            project = self._head()
+            for batch, hidden_BLH, lengths_B in self._prefill(rows):
+                for place, row in enumerate(batch):
+                    # The hidden state at position p predicts the token at p + 1.
+                    first, last = len(prompts[row]) - 1, len(rows[row]) - 1
+                    logprobs_TV = project(hidden_BLH[place, first:last]).log_softmax(-1)
+                    targets_T1 = torch.tensor(completions[row], device=logprobs_TV.device)[:, None]
+                    found[row] = logprobs_TV.gather(-1, targets_T1)[:, 0].tolist()
+                advance(len(batch), int(lengths_B.sum()))
+        return [found[i] for i in range(len(rows))]
+
+    def _sample_batches(self, requests: Sequence[SampleRequest]) -> Iterator[list[int]]:
+        """Requests of like prompt length and equal number of answers together, at most `rows` answers a batch."""
+        order = sorted(range(len(requests)), key=lambda i: (len(requests[i].seeds), len(requests[i].prompt_ids)))
+        batch: list[int] = []
+        for i in reversed(order):
+            answers = len(requests[i].seeds)
+            if batch and (answers != len(requests[batch[0]].seeds) or (len(batch) + 1) * answers > self._rows):
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _decode(
+        self, model: torch.nn.Module, requests: list[SampleRequest], decoding: Decoding, advance: Advance
+    ) -> list[list[Completion]]:
+        answers = len(requests[0].seeds)
+        total = len(requests) * answers
+        uniforms_BT = self._uniforms([seed for r in requests for seed in r.seeds], decoding.max_new_tokens)
+        ends = torch.tensor(self._models.end_ids, device=self._models.device)
+        ids_PL, mask_PL = self._left_padded([request.prompt_ids for request in requests])
+        cache = DynamicCache(config=self._models.base.config)
+        logits_PV = self._step(model, ids_PL, mask_PL, cache)
+        cache.batch_repeat_interleave(answers)
+        logits_BV, mask_BL = logits_PV.repeat_interleave(answers, 0), mask_PL.repeat_interleave(answers, 0)
+        advance(0, int(mask_PL.sum()))
+
+        tokens: list[list[int]] = [[] for _ in range(total)]
+        logprobs: list[list[float]] = [[] for _ in range(total)]
+        finished = [False] * total
+        rows = torch.arange(total, device=ids_PL.device)  # the answer that each row of the batch belongs to
+        open_B = torch.ones(total, dtype=torch.bool, device=ids_PL.device)
+        for step in range(decoding.max_new_tokens):
+            token_B, logprob_B = nucleus.draw(logits_BV, uniforms_BT[rows, step], decoding.temperature, decoding.top_p)
+            ended_B = torch.isin(token_B, ends)
+            for row, token, logprob, ended, is_open in zip(
+                rows.tolist(), token_B.tolist(), logprob_B.tolist(), ended_B.tolist(), open_B.tolist(), strict=True
+            ):
+                if is_open:
+                    tokens[row].append(token)
+                    logprobs[row].append(logprob)
+                    finished[row] = ended
+            advance(0, int(open_B.sum()))
+            open_B &= ~ended_B
+            if not open_B.any() or step == decoding.max_new_tokens - 1:
+                break
+            if (~open_B).sum() >= max(1, _DROP_SHARE * len(rows)):
+                keep = open_B.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                rows, token_B, mask_BL, open_B = rows[keep], token_B[keep], mask_BL[keep], open_B[keep]
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], 1)
+            logits_BV = self._step(model, token_B[:, None], mask_BL, cache)
+        made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
+        return [made[start : start + answers] for start in range(0, total, answers)]
+
+    def _step(self, model: torch.nn.Module, ids_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> Tensor:
+        """Float32 logits of the next token, the cache extended by `ids_BL`."""
+        positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
+        output: Any = model(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=positions_BL,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _prefill(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Final hidden states (batch, length, hidden) of rows of like length, padded on the right."""
+        self._check_length(max((len(row) for row in rows), default=0))
+        decoder = self._models.base.get_decoder()
+        pad = self.chat.tokenizer.pad_token_id
+        for batch in self._score_batches(rows):
+            lengths_B = torch.tensor([len(rows[i]) for i in batch], device=self._models.device)
+            width = int(lengths_B.max())
+            ids_BL = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in batch], device=self._models.device)
+            mask_BL = (torch.arange(width, device=ids_BL.device)[None] < lengths_B[:, None]).long()
+            output: Any = decoder(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False)
+            yield batch, output.last_hidden_state, lengths_B
+
+    def _score_batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for i in sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True):
+            if batch and (len(batch) + 1) * len(rows[batch[0]]) > self._scoring_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """The output layer in float32: in bfloat16 two logits near 20 can't differ by less than an eighth."""
+        head: Any = self._models.base.get_output_embeddings()
+        weight_VH = head.weight.float()
+        bias_V = head.bias.float() if getattr(head, "bias", None) is not None else None
+        cap = getattr(self._models.base.config.get_text_config(), "final_logit_softcapping", None)
+
+        def project(hidden: Tensor) -> Tensor:
+            logits = torch.nn.functional.linear(hidden.float(), weight_VH, bias_V)
+            return cap * torch.tanh(logits / cap) if cap else logits
+
+        return project
+
+    def _uniforms(self, seeds: Sequence[int], steps: int) -> Tensor:
+        numbers = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])
+        device = self._models.device
+        return torch.from_numpy(numbers).to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+    def _left_padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        pad = self.chat.tokenizer.pad_token_id
+        ids = [[pad] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self._models.device), torch.tensor(mask, device=self._models.device)
+
+    def _check_length(self, tokens: int) -> None:
+        limit = getattr(self._models.base.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise ModelError(
+                f"a sequence of {tokens} tokens is beyond the model's {limit}: lower sampling.max_prompt_tokens, "
+                "sampling.max_new_tokens or judge.max_new_tokens"
+            )

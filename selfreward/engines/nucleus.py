@@ -1,0 +1,62 @@
+"""Exact nucleus sampling (Holtzman et al., arXiv 1904.09751) that need not sort the vocabulary.
+
+A token is drawn by inverting the cumulative distribution of the sorted nucleus at one uniform number a row. The
+nucleus is nearly always inside the few likeliest tokens; whether it is, is decided exactly against the mass of the
+whole vocabulary, and only rows where it is not are sorted in full.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LIKELIEST = 256
+
+
+def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+    """One token a row, and its log-probability in nats under the untempered distribution.
+
+    Args:
+        logits_BV: float32 logits, rows by vocabulary.
+        uniform_B: float64 numbers in [0, 1), one a row.
+        temperature: 0 takes the likeliest token.
+        top_p: the nucleus is the smallest set of likeliest tokens whose mass reaches this.
+    """
+    log_total_B = logits_BV.logsumexp(-1)
+    if temperature == 0:
+        token_B = logits_BV.argmax(-1)
+    else:
+        token_B = _draw_tempered(logits_BV / temperature, uniform_B, top_p)
+    return token_B, logits_BV.gather(-1, token_B[:, None])[:, 0] - log_total_B
+
+
+def _draw_tempered(scaled_BV: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
+    vocabulary = scaled_BV.shape[-1]
+    log_total_B = scaled_BV.logsumexp(-1)
+    token_B, decided_B = _invert(*scaled_BV.topk(min(LIKELIEST, vocabulary)), log_total_B, uniform_B, top_p, vocabulary)
+    open_R = (~decided_B).nonzero()[:, 0]
+    if len(open_R):
+        whole = scaled_BV[open_R].sort(descending=True)
+        token_B[open_R], _ = _invert(*whole, log_total_B[open_R], uniform_B[open_R], top_p, vocabulary)
+    return token_B
+
+
+def _invert(
+    sorted_BK: Tensor, index_BK: Tensor, log_total_B: Tensor, uniform_B: Tensor, top_p: float, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """The token at each row's uniform number, and whether the K likeliest tokens are enough to tell."""
+    cumulative_BK = (sorted_BK - log_total_B[:, None]).double().exp().cumsum(-1)
+    if sorted_BK.shape[-1] == vocabulary:
+        cumulative_BK[:, -1] = 1.0  # rounding must not leave the last token out of its own distribution
+    if top_p == 1:
+        position_B = torch.searchsorted(cumulative_BK, uniform_B.to(cumulative_BK)[:, None], right=True)[:, 0]
+        decided_B = position_B < cumulative_BK.shape[-1]
+    else:
+        reached_BK = cumulative_BK >= top_p
+        decided_B = reached_BK.any(-1)
+        last_B1 = reached_BK.int().argmax(-1, keepdim=True)
+        mass_B1 = cumulative_BK.gather(-1, last_B1)
+        drawn_B1 = torch.searchsorted(cumulative_BK, uniform_B.to(cumulative_BK)[:, None] * mass_B1, right=True)
+        position_B = torch.minimum(drawn_B1, last_B1)[:, 0]
+    position_B = position_B.clamp(max=cumulative_BK.shape[-1] - 1)
+    return index_BK.gather(-1, position_B[:, None])[:, 0], decided_B

@@ -1,0 +1,9 @@
+"""Who scores candidates. A judge is one file and one line here; what a score means is decided in that file."""
+
+from selfreward.judges import length, rubric
+from selfreward.judges.base import Judge
+
+JUDGES: dict[str, Judge] = {
+    "rubric": Judge(rubric.judge, (rubric.RUBRIC, *rubric.ASK.values()), rubric.HIGHEST),
+    "length": Judge(length.judge, (), length.HIGHEST),
+}

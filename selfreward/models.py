@@ -1,0 +1,202 @@
+"""The base model, once in memory, and the adapters that are switched on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from selfreward.chat import Chat
+from selfreward.config import LoraConfig
+from selfreward.errors import ModelError
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError there
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter on disk, named by its artifact's id: one name and one folder each, for ever."""
+
+    name: str
+    folder: Path
+
+
+class Models:
+    """A base model loaded at first use, with adapters by name. No second copy of the base is ever made."""
+
+    def __init__(self, folder: Path, name: str, dtype: str, device: str) -> None:
+        self.folder = folder
+        self.name = name
+        self.device = torch.device(pick_device(device))
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.chat = Chat(folder)
+        self._base: PreTrainedModel | None = None
+        self._peft: peft.PeftModel | None = None
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The base model. Where adapters are loaded, their layers are inside it."""
+        if self._base is None:
+            self._base = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                dtype=self.dtype,
+                attn_implementation=pick_attention(self.device),
+                use_safetensors=True,
+                trust_remote_code=False,
+            ).to(self.device)
+            self._base.requires_grad_(False)
+            self._base.eval()
+        return self._base
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer."""
+        configured = self.base.generation_config.eos_token_id if self.base.generation_config else None
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({id for id in [*ids, self.chat.tokenizer.eos_token_id] if id is not None})
+
+    @contextmanager
+    def policy(self, adapter: Adapter | None, *, merged: bool = False) -> Iterator[torch.nn.Module]:
+        """The model with `adapter` switched on, or with all adapters off. `merged` folds it into the weights."""
+        if adapter is None:
+            base = self.base
+            if self._peft is None:
+                yield base
+            else:
+                with self._peft.disable_adapter():
+                    yield self._peft
+            return
+        model = self._with(adapter)
+        if merged:
+            with _merged(model, adapter.name):
+                yield model
+        else:
+            yield model
+
+    @contextmanager
+    def trainable(self, start: Adapter | None, lora: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
+        """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet.
+
+        Other adapters are unloaded first; they are loaded again when asked for.
+        """
+        self._unload()
+        torch.manual_seed(seed)
+        settings = _read_settings(start.folder) if start else _fresh_settings(lora)
+        model = peft.get_peft_model(self.base, settings, adapter_name=TRAINED)
+        assert isinstance(model, peft.PeftModel)
+        self._peft = model
+        try:
+            if start:
+                _load_weights(model, start.folder, TRAINED)
+            yield model
+        finally:
+            model.base_model.model.__dict__.pop("forward", None)  # trl puts its own forward there
+            self._unload()
+            self.base.requires_grad_(False)
+            self.base.eval()
+
+    def _with(self, adapter: Adapter) -> peft.PeftModel:
+        if self._peft is None or adapter.name not in self._peft.peft_config:
+            settings = _read_settings(adapter.folder)
+            if self._peft is None:
+                model = peft.get_peft_model(self.base, settings, adapter_name=adapter.name)
+                assert isinstance(model, peft.PeftModel)
+                self._peft = model
+            else:
+                self._peft.add_adapter(adapter.name, settings)
+            _load_weights(self._peft, adapter.folder, adapter.name)
+        self._peft.set_adapter(adapter.name, inference_mode=True)
+        self._peft.eval()
+        return self._peft
+
+    def _unload(self) -> None:
+        if self._peft is not None:
+            self._base = self._peft.unload()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            self._peft = None
+
+
+def save_adapter(model: peft.PeftModel, folder: Path, base_name: str) -> None:
+    """Write the trained adapter so that equal weights give equal bytes, whatever machine or process wrote them."""
+    weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    settings = {key: _plain(value) for key, value in model.peft_config[TRAINED].to_dict().items()}
+    settings |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def pick_device(device: str) -> str:
+    """`auto` is CUDA where there is one, then Apple's MPS, then the CPU."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_attention(device: torch.device) -> str:
+    """Eager attention on a CPU, where it decodes and trains about 1.8 times as fast as sdpa in bfloat16; else sdpa."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def _fresh_settings(lora: LoraConfig) -> peft.LoraConfig:
+    modules = [part.strip() for part in lora.target_modules.split(",")]
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=modules[0] if modules == ["all-linear"] else modules,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _read_settings(folder: Path) -> peft.LoraConfig:
+    settings = peft.PeftConfig.from_pretrained(str(folder))
+    if not isinstance(settings, peft.LoraConfig):
+        raise ModelError(f"{folder} holds a {settings.peft_type} adapter: only LoRA is supported")
+    settings.inference_mode = False
+    return settings
+
+
+def _load_weights(model: peft.PeftModel, folder: Path, name: str) -> None:
+    """Load an adapter's weights. peft only warns of missing ones; here they are an error."""
+    result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=name)
+    missing = [key for key in result.missing_keys if "lora_" in key and f".{name}." in key]
+    if missing or result.unexpected_keys:
+        wrong = (missing + list(result.unexpected_keys))[0]
+        raise ModelError(f"{folder} does not fit the model ({wrong}): it was trained on another base")
+
+
+@contextmanager
+def _merged(model: peft.PeftModel, name: str) -> Iterator[None]:
+    """Fold an adapter into the weights for a while. They are put back from a copy: subtracting would leave rounding."""
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and name in m.lora_A]
+    saved = [layer.get_base_layer().weight.data.clone() for layer in layers]
+    model.base_model.merge_adapter([name])  # pyright: ignore[reportCallIssue]
+    try:
+        yield
+    finally:
+        for layer, weight in zip(layers, saved, strict=True):
+            layer.get_base_layer().weight.data.copy_(weight)
+            layer.merged_adapters.clear()
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON: sets are sorted, for their order changes from process to process."""
+    if isinstance(value, set):
+        return sorted(value)
+    if isinstance(value, Enum):
+        return value.value
+    return value

@@ -1,0 +1,13 @@
+"""Where prompts come from. A source is one function; a new one is one file and one line here."""
+
+from collections.abc import Callable
+
+from selfreward.config import PromptsConfig
+from selfreward.sources import dataset, file, seed_pool
+from selfreward.sources.pool import Pool
+
+SOURCES: dict[str, Callable[[PromptsConfig], Pool]] = {
+    "seed_pool": seed_pool.load,
+    "file": file.load,
+    "dataset": dataset.load,
+}

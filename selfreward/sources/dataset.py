@@ -1,0 +1,38 @@
+"""Prompts from a data set that the `datasets` library can load: a hub name or a local folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfreward.config import PromptsConfig
+from selfreward.errors import ConfigError
+from selfreward.sources.pool import Pool, identify, make_pool
+from selfreward.store.identity import digest, file_sha256
+
+
+def load(cfg: PromptsConfig) -> Pool:
+    """The prompts of `cfg.name`, split `cfg.split`.
+
+    A hub data set can change under its name, so its commit must be given: it is the identity. A local folder's
+    identity is the bytes of its files.
+
+    Raises `ConfigError` for a name, commit or split that isn't there.
+    """
+    if not cfg.name:
+        raise ConfigError("prompts.name", cfg.name, "name a data set or a local folder")
+    folder = Path(cfg.name)
+    if folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        content = digest([[str(path.relative_to(folder)), file_sha256(path)] for path in files] + [cfg.split])
+    elif cfg.revision:
+        content = digest([cfg.name, cfg.revision, cfg.split])
+    else:
+        raise ConfigError("prompts.revision", None, f"name the commit of {cfg.name}, or a local folder as prompts.name")
+    from datasets import load_dataset  # takes a second to import, and only this source needs it
+
+    try:
+        rows = load_dataset(cfg.name, split=cfg.split, revision=None if folder.is_dir() else cfg.revision)
+    except Exception as error:  # the library raises whatever its readers, its network and the hub raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError("prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both") from error
+    return make_pool(rows, identify(cfg, content), cfg, cfg.name)

@@ -1,0 +1,106 @@
+"""A pool of prompts: those to train on, those held out for evaluation, and what identifies their source."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfreward.config import PromptsConfig
+from selfreward.errors import ConfigError
+from selfreward.records import Prompt
+from selfreward.store.identity import Identity, derive_seed
+
+
+@dataclass(frozen=True)
+class SourceIdentity(Identity):
+    """What a pool is made of: the source's content and how it is read. Paths are not part of it."""
+
+    kind: str
+    content: str  # SHA-256 of the file, or name and commit of the data set
+    prompt_column: str
+    category_column: str | None
+    held_out_column: str | None
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Distinct prompts, in two parts that share none. `empty` and `duplicates` count the rows left out."""
+
+    source: SourceIdentity
+    train: list[Prompt]
+    held_out: list[Prompt]
+    empty: int
+    duplicates: int
+
+    def select(self, count: int, iteration: int, seed: int) -> list[Prompt]:
+        """The prompts of an iteration: none comes again before the pool is used up, then it is shuffled anew."""
+        rounds = len(self.train) // count
+        cycle, position = divmod(iteration - 1, rounds)
+        order = random.Random(derive_seed(seed, "prompts", cycle)).sample(self.train, len(self.train))
+        return order[position * count : (position + 1) * count]
+
+
+def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: PromptsConfig, origin: str) -> Pool:
+    """A pool from rows of any columns.
+
+    A prompt's id is a hash of its text, so a text that stands twice is one prompt. Without a held-out column, the
+    held-out prompts are those with the smallest ids: a choice that is arbitrary, yet no seed can change it.
+
+    Raises `ConfigError` for a column that isn't there, a pool that is empty, or one too small for what is asked of it.
+    """
+    found: dict[str, Prompt] = {}
+    marked: set[str] = set()
+    empty = duplicates = total = 0
+    for total, row in enumerate(rows, start=1):
+        for key in ("prompt_column", "category_column", "held_out_column"):
+            column = getattr(cfg, key)
+            if column is not None and column not in row:
+                raise ConfigError(f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them")
+        text = row[cfg.prompt_column]
+        if not isinstance(text, str) or not text.strip():
+            empty += 1
+            continue
+        prompt = Prompt(_prompt_id(text), text.strip(), _category(row, cfg))
+        duplicates += prompt.prompt_id in found
+        found.setdefault(prompt.prompt_id, prompt)
+        if cfg.held_out_column is not None and row[cfg.held_out_column] == "held_out":
+            marked.add(prompt.prompt_id)
+    if not found:
+        raise ConfigError(source_key(cfg), origin, f"holds no prompt in {total} rows; name a source with prompts in it")
+    by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
+    reserved = [prompt for prompt in by_id if prompt.prompt_id in marked] if cfg.held_out_column else by_id
+    held_out = reserved[: cfg.held_out]
+    if len(held_out) < cfg.held_out:
+        raise ConfigError("prompts.held_out", cfg.held_out, f"{origin} holds out {len(reserved)} prompts; use at most that")
+    apart = marked | {prompt.prompt_id for prompt in held_out}
+    train = [prompt for prompt in by_id if prompt.prompt_id not in apart]
+    if len(train) < cfg.per_iteration:
+        raise ConfigError(
+            "prompts.per_iteration",
+            cfg.per_iteration,
+            f"{origin} has {len(train)} prompts to train on beside {len(apart)} held out; use at most that",
+        )
+    return Pool(source, train, held_out, empty, duplicates)
+
+
+def source_key(cfg: PromptsConfig) -> str:
+    """The key by which a person named the source."""
+    return {"file": "prompts.path", "dataset": "prompts.name"}.get(cfg.kind, "prompts.kind")
+
+
+def identify(cfg: PromptsConfig, content: str) -> SourceIdentity:
+    """The identity of a source with this content, read as `cfg` says."""
+    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column)
+    return SourceIdentity(cfg.kind, content, *columns, cfg.held_out)
+
+
+def _prompt_id(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+
+
+def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
+    return str(row[cfg.category_column]) if cfg.category_column is not None else ""

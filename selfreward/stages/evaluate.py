@@ -1,0 +1,139 @@
+"""How a policy does on held-out prompts: judge score, length, diversity, and a duel with policy 0."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from selfreward.judges import pairwise
+from selfreward.judges.base import Bench
+from selfreward.judges.pairwise import Duel, prefer
+from selfreward.records import Candidate, Comparison, Judgement
+from selfreward.stages.candidates import EngineIdentity
+from selfreward.stages.tools import Tools, cut
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+DUELS_PER_SHARD = 32
+
+
+@dataclass(frozen=True)
+class EvaluationIdentity(Identity):
+    """How answers are compared, and how sure one is of it."""
+
+    bootstrap_samples: int
+    confidence: float
+    texts: tuple[str, ...]
+    engine: EngineIdentity
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap confidence interval."""
+
+    low: float
+    high: float
+
+
+def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Metrics of `parents["candidates"]` and their `parents["judgements"]`, one answer a prompt.
+
+    With `parents["baseline"]`, policy 0's answers to the same prompts, `parents["judge"]` compares the two in both orders.
+    """
+    answers = parents["candidates"].read(Candidate)
+    judgements = parents["judgements"].metrics
+    metrics: Metrics = {
+        "answers": len(answers),
+        "mean_score": judgements["mean_score"],
+        "parse_failure_rate": judgements["parse_failure_rate"],
+        "mean_tokens": fmean(len(answer.token_ids) for answer in answers),
+        "finished_share": fmean(answer.finished for answer in answers),
+        "distinct_1": distinct_n([answer.text for answer in answers], 1),
+        "distinct_2": distinct_n([answer.text for answer in answers], 2),
+    }
+    if "baseline" not in parents:
+        return metrics
+    scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
+    baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
+    bench = Bench(tools.engine, tools.adapter(parents["judge"]), work.seed or 0, lambda _, tokens: work.advance(0, tokens))
+
+    def compute(shard: Sequence[Candidate]) -> list[Comparison]:
+        duels = [Duel(answer.prompt, answer.text, baseline[answer.prompt_id].text) for answer in shard]
+        preferences = prefer(duels, bench)
+        work.advance(len(shard))
+        return [
+            _comparison(answer, baseline[answer.prompt_id], scores[answer.prompt_id], preference)
+            for answer, preference in zip(shard, preferences, strict=True)
+        ]
+
+    work.plan(len(answers), "duels")
+    comparisons = work.shards(cut(answers, DUELS_PER_SHARD), compute, Comparison)
+    return metrics | duel_metrics(comparisons, config.bootstrap_samples, config.confidence, work.seed or 0)
+
+
+def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: float, seed: int) -> Metrics:
+    """Win rate with its interval, whether anything was shown, and what the length of answers alone would have said.
+
+    An answer wins where the judge's probability for it, averaged over both orders, is above one half. Equal answers tie.
+    """
+    wins = [_win(comparison) for comparison in comparisons]
+    longer = [_verdict(comparison.tokens - comparison.baseline_tokens) for comparison in comparisons]
+    agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in comparisons]
+    interval = bootstrap(wins, samples, confidence, seed)
+    return {
+        "win_rate": fmean(wins),
+        "win_rate_low": interval.low,
+        "win_rate_high": interval.high,
+        "win_rate_shown": not interval.low <= 0.5 <= interval.high,
+        "confidence": confidence,
+        "preference": fmean(comparison.preference for comparison in comparisons),
+        "ties": wins.count(0.5),
+        "order_agreement": fmean(agreeing),
+        "length_win_rate": fmean(longer),
+    }
+
+
+def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: int) -> Interval:
+    """The percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13)."""
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(np.asarray(values, dtype=np.float64), size=(samples, len(values)))
+    low, high = np.quantile(drawn.mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams of words over all n-grams (Li et al., arXiv 1510.03055); 0 where there is none."""
+    grams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _comparison(
+    answer: Candidate, baseline: Candidate, score: float | None, preference: tuple[float, float]
+) -> Comparison:
+    return Comparison(
+        prompt_id=answer.prompt_id,
+        prompt=answer.prompt,
+        text=answer.text,
+        tokens=len(answer.token_ids),
+        score=score,
+        baseline_text=baseline.text,
+        baseline_tokens=len(baseline.token_ids),
+        preference_first=preference[0],
+        preference_second=preference[1],
+    )
+
+
+def _win(comparison: Comparison) -> float:
+    if comparison.text == comparison.baseline_text:
+        return 0.5
+    return _verdict(comparison.preference - 0.5)
+
+
+def _verdict(difference: float) -> float:
+    return 0.5 if difference == 0 else float(difference > 0)
+
+
+TEXTS = (pairwise.QUESTION,)
+EVALUATE = Stage("evaluations", 1, evaluate)

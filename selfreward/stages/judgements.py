@@ -1,0 +1,70 @@
+"""Judgements: a judge's score for each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from selfreward.config import JudgeConfig
+from selfreward.judges import JUDGES
+from selfreward.judges.base import Bench
+from selfreward.records import Candidate, Judgement
+from selfreward.stages.candidates import EngineIdentity
+from selfreward.stages.tools import Tools, cut
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class JudgementsIdentity(Identity):
+    """Who judges, how, and with which words."""
+
+    judge: JudgeConfig
+    texts: tuple[str, ...]
+    engine: EngineIdentity
+
+
+def judge(config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """A judgement by `parents["policy"]` for each of `parents["candidates"]`, in their order."""
+    candidates = parents["candidates"].read(Candidate)
+    adapter = tools.adapter(parents["policy"])
+    chosen = JUDGES[config.judge.kind]
+    by_prompt = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
+    bench = Bench(tools.engine, adapter, work.seed or 0, work.advance)
+
+    def compute(shard: Sequence[list[Candidate]]) -> list[Judgement]:
+        return chosen.judge([candidate for group in shard for candidate in group], config.judge, bench)
+
+    work.plan(len(candidates), "candidates")
+    judgements = work.shards(cut(by_prompt, config.judge.shard_size), compute, Judgement)
+    return _metrics(candidates, judgements, chosen.highest)
+
+
+def _metrics(candidates: Sequence[Candidate], judgements: Sequence[Judgement], highest: float) -> Metrics:
+    scores = [judgement.score for judgement in judgements if judgement.score is not None]
+    masses = [judgement.score_mass for judgement in judgements if judgement.score_mass is not None]
+    asked = sum(max(len(judgement.replies), 1) for judgement in judgements)
+    answered = sum(len(judgement.samples) for judgement in judgements)
+    return {
+        "judgements": len(judgements),
+        "scored": len(scores),
+        "parse_failure_rate": 1 - answered / asked if asked else 0.0,
+        "mean_score": sum(scores) / len(scores) if scores else None,
+        "highest_score": highest,
+        "scores": scores,
+        "score_histogram": histogram(scores, highest),
+        "score_mass": sum(masses) / len(masses) if masses else None,
+    }
+
+
+def histogram(scores: Sequence[float], highest: float) -> list[int]:
+    """Counts in ten equal bins from 0 to `highest`."""
+    counts = [0] * BINS
+    for score in scores:
+        counts[min(int(score / highest * BINS), BINS - 1)] += 1
+    return counts
+
+
+JUDGEMENTS = Stage("judgements", 1, judge)

@@ -1,0 +1,106 @@
+"""Preference pairs: of each prompt's scored candidates, the one to prefer and the one to reject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+
+from selfreward.config import PairsConfig
+from selfreward.errors import NoPairsError
+from selfreward.pairing import PAIRINGS
+from selfreward.pairing.base import Chosen, Scored
+from selfreward.records import Candidate, Judgement, PreferencePair
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+
+@dataclass(frozen=True)
+class PairsIdentity(Identity):
+    """Which rule pairs, and by which margin."""
+
+    pairs: PairsConfig
+
+
+def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Pairs from `parents["candidates"]` and `parents["judgements"]`.
+
+    A candidate without a score is missing data: it is neither chosen nor rejected. A tie makes no pair. Both are counted.
+
+    Raises `NoPairsError` where none is left.
+    """
+    scored = join(parents["candidates"].read(Candidate), parents["judgements"].read(Judgement))
+    rule = PAIRINGS[config.pairs.kind]
+    pairs: list[PreferencePair] = []
+    ties = unscored = 0
+    for candidates in scored:
+        if len(candidates) < 2:
+            unscored += 1
+        elif chosen := rule(candidates, config.pairs.margin):
+            pairs.append(_pair(chosen))
+        else:
+            ties += 1
+    if not pairs:
+        raise NoPairsError(
+            f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): "
+            "raise sampling.n or sampling.temperature, or lower pairs.margin"
+        )
+    work.plan(len(scored), "prompts")
+    work.shards([pairs], list, PreferencePair)
+    work.advance(len(scored))
+    return _metrics(pairs, len(scored), ties, unscored)
+
+
+def join(candidates: Sequence[Candidate], judgements: Sequence[Judgement]) -> list[list[Scored]]:
+    """The scored candidates of each prompt, by prompt and number: never by position, which a skipped row would shift."""
+    scores = {(j.prompt_id, j.index): j.score for j in judgements}
+    grouped: list[list[Scored]] = []
+    for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id):
+        items: list[Scored] = []
+        for candidate in group:
+            score = scores[candidate.prompt_id, candidate.index]
+            if score is not None:
+                items.append(Scored(candidate, score))
+        grouped.append(items)
+    return grouped
+
+
+def _pair(pair: Chosen) -> PreferencePair:
+    chosen, rejected = pair.chosen.candidate, pair.rejected.candidate
+    return PreferencePair(
+        prompt_id=chosen.prompt_id,
+        prompt=chosen.prompt,
+        prompt_ids=chosen.prompt_ids,
+        chosen_index=chosen.index,
+        chosen_ids=chosen.token_ids,
+        chosen_logprobs=chosen.logprobs,
+        chosen_score=pair.chosen.score,
+        rejected_index=rejected.index,
+        rejected_ids=rejected.token_ids,
+        rejected_logprobs=rejected.logprobs,
+        rejected_score=pair.rejected.score,
+    )
+
+
+def _metrics(pairs: Sequence[PreferencePair], prompts: int, ties: int, unscored: int) -> Metrics:
+    return {
+        "prompts": prompts,
+        "pairs": len(pairs),
+        "yield": len(pairs) / prompts,
+        "ties": ties,
+        "tie_rate": ties / prompts,
+        "unscored": unscored,
+        "score_margin": fmean(pair.chosen_score - pair.rejected_score for pair in pairs),
+        "chosen_tokens": fmean(len(pair.chosen_ids) for pair in pairs),
+        "rejected_tokens": fmean(len(pair.rejected_ids) for pair in pairs),
+        "longer_chosen_share": fmean(_longer(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs),
+    }
+
+
+def _longer(tokens: int, other: int) -> float:
+    """1 where the first is longer, 0 where it is shorter, a half where they are equal."""
+    return 0.5 if tokens == other else float(tokens > other)
+
+
+PAIRS = Stage("pairs", 1, build_pairs)

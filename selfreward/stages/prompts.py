@@ -1,0 +1,36 @@
+"""The prompts of an iteration, or those held out for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from selfreward.records import Prompt
+from selfreward.sources.pool import SourceIdentity
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+
+@dataclass(frozen=True)
+class PromptsIdentity(Identity):
+    """Which prompts of which source: those of an iteration, or, where it is None, those held out."""
+
+    source: SourceIdentity
+    iteration: int | None
+    per_iteration: int | None
+
+
+def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Store the prompts themselves, so that later stages don't depend on the source."""
+    pool = tools.pool
+    if config.iteration is None or config.per_iteration is None:
+        prompts = pool.held_out
+    else:
+        prompts = pool.select(config.per_iteration, config.iteration, work.seed or 0)
+    work.plan(len(prompts), "prompts")
+    work.shards([prompts], list, Prompt)
+    work.advance(len(prompts))
+    return {"prompts": len(prompts), "pool": len(pool.train), "empty": pool.empty, "duplicates": pool.duplicates}
+
+
+PROMPTS = Stage("prompts", 1, select_prompts)

@@ -1,0 +1,49 @@
+"""Loss presets: the names that `train.loss` takes, and what they are in trl. A preset is one line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfreward.config import TrainConfig
+from selfreward.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum of trl's losses. `label_smoothing` says whether it takes one, and whether it needs one above 0."""
+
+    terms: tuple[str, ...]
+    weights: tuple[float, ...] = (1.0,)
+    label_smoothing: str = "unused"  # unused, optional, required
+
+
+LOSSES: dict[str, Loss] = {
+    "sigmoid": Loss(("sigmoid",)),
+    "sigmoid_norm": Loss(("sigmoid_norm",)),
+    "hinge": Loss(("hinge",)),
+    "ipo": Loss(("ipo",)),
+    "robust": Loss(("robust",), label_smoothing="optional"),
+    "exo_pair": Loss(("exo_pair",), label_smoothing="required"),
+    "nca_pair": Loss(("nca_pair",)),
+    "bco_pair": Loss(("bco_pair",)),
+    "sppo_hard": Loss(("sppo_hard",)),
+    "aot": Loss(("aot",)),
+    "aot_unpaired": Loss(("aot_unpaired",)),
+    "apo_zero": Loss(("apo_zero",)),
+    "apo_down": Loss(("apo_down",)),
+    "discopop": Loss(("discopop",)),
+    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0)),
+}
+
+STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}
+"""Losses whose value is ln 2 where the policy equals its reference."""
+
+
+def check_loss(train: TrainConfig) -> None:
+    """Raise `ConfigError` for a loss and a label smoothing that don't go together."""
+    use = LOSSES[train.loss].label_smoothing
+    if use == "unused" and train.label_smoothing:
+        remedy = f"train.loss={train.loss} ignores it; use 0, or train.loss=robust"
+        raise ConfigError("train.label_smoothing", train.label_smoothing, remedy)
+    if use == "required" and not train.label_smoothing:
+        raise ConfigError("train.label_smoothing", 0, f"train.loss={train.loss} needs one above 0; use 1e-3")
