@@ -145,7 +145,7 @@ class MemoryConfig(Execution):
     micro_batch: int = _number(2, least=1)  # preference pairs in one forward and backward
     gradient_checkpointing: bool = False
     sampling_rows: int = _number(64, least=1)  # candidates decoded side by side
-    scoring_tokens: int = _number(8192, least=1)  # tokens in one scoring batch, padding included
+    scoring_tokens: int | None = _number(None, least=1)  # tokens in one scoring batch; by default 2,048 on a CPU, else 32,768
     checkpoint_seconds: float = _number(30.0, least=0)  # at most this much training is lost to a kill
 
 

@@ -126,7 +126,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     dequantize = GgufConfig(dequantize=True)  # otherwise the weights stay packed and can be neither saved nor trained
     model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=dequantize, dtype=torch.bfloat16)
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # what is saved is not quantized any more
     model.hf_quantizer = None
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)

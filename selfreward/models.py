@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,21 @@ import torch
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
+from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.chat import Chat
 from selfreward.config import LoraConfig
 from selfreward.errors import ModelError
 
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
 TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError there
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter on disk, named by its artifact's id: one name and one folder each, for ever."""
-
-    name: str
-    folder: Path
 
 
 class Models:
     """A base model loaded at first use, with adapters by name. No second copy of the base is ever made."""
 
     def __init__(self, folder: Path, name: str, dtype: str, device: str) -> None:
+        logging.disable_progress_bar()
         self.folder = folder
         self.name = name
         self.device = torch.device(pick_device(device))

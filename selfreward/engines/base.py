@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from selfreward.adapters import Adapter
 from selfreward.chat import Chat
-from selfreward.models import Adapter
 
-Advance = Callable[[int, int], None]
-"""Told of progress as it is made: requests done, tokens computed."""
+Advance = Callable[[float, int], None]
+"""Told of progress as it is made: requests done, or the part of one, and tokens computed."""
 
 
 @dataclass(frozen=True)

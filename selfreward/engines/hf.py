@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from selfreward.adapters import Adapter
 from selfreward.chat import Chat
 from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.errors import ModelError
-from selfreward.models import Adapter, Models
+from selfreward.models import Models
 
 _DROP_SHARE = 0.125  # finished rows are dropped once they are this share of the batch: each drop copies the cache
 
@@ -24,14 +26,15 @@ class HFEngine:
 
     Args:
         rows: answers decoded side by side.
-        scoring_tokens: tokens in one scoring batch, padding included.
+        scoring_tokens: tokens in one scoring batch, padding included; None is 2,048 on a CPU, where more of them fall out
+            of its caches (at 8,192 it scores 0.6 times as fast), and 32,768 elsewhere.
         merge_adapter: fold the adapter into the weights while sampling.
     """
 
-    def __init__(self, models: Models, rows: int, scoring_tokens: int, *, merge_adapter: bool) -> None:
+    def __init__(self, models: Models, rows: int, scoring_tokens: int | None, *, merge_adapter: bool) -> None:
         self._models = models
         self._rows = rows
-        self._scoring_tokens = scoring_tokens
+        self._scoring_tokens = scoring_tokens or (2048 if models.device.type == "cpu" else 32768)
         self._merge = merge_adapter
 
     @property
@@ -50,18 +53,18 @@ class HFEngine:
             for batch in self._sample_batches(requests):
                 made = self._decode(model, [requests[i] for i in batch], decoding, advance)
                 answers.update(zip(batch, made, strict=True))
-                advance(len(batch), 0)
         return [answers[i] for i in range(len(requests))]
 
     @torch.inference_mode()
     def score(
         self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
     ) -> list[list[float]]:
-        """One prefill a prompt; only its last position is projected, in float32 where it counts most."""
+        """One prefill a prompt, and one for what all prompts begin with; only last positions are projected, in float32."""
         scores: dict[int, list[float]] = {}
+        shared = _common_prefix(prompts)
         with self._models.policy(adapter):
             project = self._head()
-            for batch, hidden_BLH, lengths_B in self._prefill(prompts):
+            for batch, hidden_BLH, lengths_B in self._prefill(prompts, shared):
                 last_BH = hidden_BLH[torch.arange(len(batch)), lengths_B - 1]
                 logprobs_BC = project(last_BH).log_softmax(-1)[:, list(choice_ids)]
                 scores.update(zip(batch, logprobs_BC.tolist(), strict=True))
@@ -77,7 +80,7 @@ class HFEngine:
         found: dict[int, list[float]] = {}
         with self._models.policy(adapter):
             project = self._head()
-            for batch, hidden_BLH, lengths_B in self._prefill(rows):
+            for batch, hidden_BLH, lengths_B in self._prefill(rows, shared=0):
                 for place, row in enumerate(batch):
                     # The hidden state at position p predicts the token at p + 1.
                     first, last = len(prompts[row]) - 1, len(rows[row]) - 1
@@ -129,9 +132,11 @@ class HFEngine:
                     tokens[row].append(token)
                     logprobs[row].append(logprob)
                     finished[row] = ended
-            advance(0, int(open_B.sum()))
+            still_open = int((open_B & ~ended_B).sum())
+            steps_saved = (int(open_B.sum()) - still_open) * (decoding.max_new_tokens - step - 1)
+            advance((int(open_B.sum()) + steps_saved) / (answers * decoding.max_new_tokens), int(open_B.sum()))
             open_B &= ~ended_B
-            if not open_B.any() or step == decoding.max_new_tokens - 1:
+            if not still_open or step == decoding.max_new_tokens - 1:
                 break
             if (~open_B).sum() >= max(1, _DROP_SHARE * len(rows)):
                 keep = open_B.nonzero()[:, 0]
@@ -155,17 +160,34 @@ class HFEngine:
         )
         return output.logits[:, -1].float()
 
-    def _prefill(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Final hidden states (batch, length, hidden) of rows of like length, padded on the right."""
+    def _prefill(self, rows: Sequence[list[int]], shared: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Final hidden states (batch, length, hidden) of rows of like length, padded on the right.
+
+        The first `shared` tokens, which all rows have in common, are computed once; states and lengths are without them.
+        """
         self._check_length(max((len(row) for row in rows), default=0))
         decoder = self._models.base.get_decoder()
         pad = self.chat.tokenizer.pad_token_id
-        for batch in self._score_batches(rows):
-            lengths_B = torch.tensor([len(rows[i]) for i in batch], device=self._models.device)
+        prefix = DynamicCache(config=self._models.base.config)
+        if shared:
+            decoder(input_ids=torch.tensor([rows[0][:shared]], device=self._models.device), past_key_values=prefix)
+        tails = [row[shared:] for row in rows]
+        for batch in self._score_batches(tails):
+            lengths_B = torch.tensor([len(tails[i]) for i in batch], device=self._models.device)
             width = int(lengths_B.max())
-            ids_BL = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in batch], device=self._models.device)
-            mask_BL = (torch.arange(width, device=ids_BL.device)[None] < lengths_B[:, None]).long()
-            output: Any = decoder(input_ids=ids_BL, attention_mask=mask_BL, use_cache=False)
+            ids = [tails[i] + [pad] * (width - len(tails[i])) for i in batch]
+            ids_BL = torch.tensor(ids, device=self._models.device)
+            places_L = torch.arange(shared + width, device=ids_BL.device)
+            cache = copy.deepcopy(prefix)
+            if shared:
+                cache.batch_repeat_interleave(len(batch))
+            output: Any = decoder(
+                input_ids=ids_BL,
+                attention_mask=(places_L[None] < shared + lengths_B[:, None]).long(),
+                position_ids=places_L[None, shared:].expand(len(batch), -1),
+                past_key_values=cache if shared else None,
+                use_cache=bool(shared),
+            )
             yield batch, output.last_hidden_state, lengths_B
 
     def _score_batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
@@ -210,3 +232,12 @@ class HFEngine:
                 f"a sequence of {tokens} tokens is beyond the model's {limit}: lower sampling.max_prompt_tokens, "
                 "sampling.max_new_tokens or judge.max_new_tokens"
             )
+
+
+def _common_prefix(rows: Sequence[list[int]]) -> int:
+    """How many first tokens all rows share, at least one token of each left over."""
+    if len(rows) < 2:
+        return 0
+    lowest, highest = min(rows), max(rows)
+    limit = min(len(row) for row in rows) - 1
+    return next((i for i in range(limit) if lowest[i] != highest[i]), limit)

@@ -57,6 +57,7 @@ def _expected(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench
     messages = {_key(c): build_message(c, config.mode) for c in candidates}
     prompts = [chat.render(message) + choices.opening_ids for message in messages.values()]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
+    bench.advance(len(candidates) - len(prompts), 0)
     scored = {key: expected_score(row) for key, row in zip(messages, logprobs, strict=True)}
     judgements: list[Judgement] = []
     for candidate in candidates:
@@ -90,6 +91,7 @@ def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench)
     ]
     decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
     sampled = bench.engine.sample(requests, decoding, bench.adapter, bench.advance)
+    bench.advance(len(candidates) - len(requests), 0)
     replies = {
         key: [chat.decode(completion.token_ids) for completion in completions]
         for key, completions in zip(unique, sampled, strict=True)

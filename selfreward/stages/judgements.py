@@ -38,7 +38,9 @@ def judge(config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Wor
         return chosen.judge([candidate for group in shard for candidate in group], config.judge, bench)
 
     work.plan(len(candidates), "candidates")
-    judgements = work.shards(cut(by_prompt, config.judge.shard_size), compute, Judgement)
+    judgements = work.shards(
+        cut(by_prompt, config.judge.shard_size), compute, Judgement, lambda shard: sum(len(group) for group in shard)
+    )
     return _metrics(candidates, judgements, chosen.highest)
 
 

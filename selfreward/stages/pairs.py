@@ -46,9 +46,7 @@ def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Wo
             f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): "
             "raise sampling.n or sampling.temperature, or lower pairs.margin"
         )
-    work.plan(len(scored), "prompts")
     work.shards([pairs], list, PreferencePair)
-    work.advance(len(scored))
     return _metrics(pairs, len(scored), ties, unscored)
 
 

@@ -27,9 +27,7 @@ def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], wor
         prompts = pool.held_out
     else:
         prompts = pool.select(config.per_iteration, config.iteration, work.seed or 0)
-    work.plan(len(prompts), "prompts")
     work.shards([prompts], list, Prompt)
-    work.advance(len(prompts))
     return {"prompts": len(prompts), "pool": len(pool.train), "empty": pool.empty, "duplicates": pool.duplicates}
 
 

@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.config import EngineConfig, MemoryConfig, ModelConfig
 from selfreward.engines import ENGINES
+from selfreward.memory import enforce_cap
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
-    from selfreward.models import Adapter, Models
+    from selfreward.models import Models
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Tools:
         """The base model and its adapters."""
         from selfreward.models import Models  # imports torch, which a finished run does without
 
+        enforce_cap(self.memory.cap_gb)
         return Models(self.model_folder, self.model.name, self.model.dtype, self.engine_settings.device)
 
     @cached_property
@@ -41,8 +44,6 @@ class Tools:
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for policy 0, which is the base model."""
-        from selfreward.models import SETTINGS, WEIGHTS, Adapter
-
         if WEIGHTS not in policy.manifest.files:
             return None
         for name in (WEIGHTS, SETTINGS):

@@ -38,11 +38,11 @@ class Work:
         self._tokens = 0
         self.scratch.mkdir(parents=True, exist_ok=True)
 
-    def plan(self, units: int, unit: str) -> None:
+    def plan(self, units: float, unit: str) -> None:
         """Say how much there is to do, for the progress bar."""
         self._observer.planned(units, unit)
 
-    def advance(self, units: int = 0, tokens: int = 0) -> None:
+    def advance(self, units: float = 0, tokens: int = 0) -> None:
         """Say that this much more is done; tokens also go into the manifest's cost."""
         self._tokens += tokens
         self._observer.advanced(units, tokens)
@@ -57,16 +57,18 @@ class Work:
         shards: Sequence[Sequence[Item]],
         compute: Callable[[Sequence[Item]], list[Record]],
         record: type[Record],
+        units: Callable[[Sequence[Item]], float] = len,
     ) -> list[Record]:
         """Compute and store each shard that isn't there yet, one Parquet file each, and return all their rows.
 
         `compute` must depend on its shard alone, so that a run killed anywhere goes on with the missing ones.
+        It tells its own progress; `units` says how much a shard counts for that is there already.
         """
         rows: list[Record] = []
         for index, items in enumerate(shards):
             path = self.folder / f"shard-{index:05}.parquet"
             if self._adopt(path):
-                self._observer.advanced(len(items), 0)
+                self._observer.advanced(units(items), 0)
                 rows.extend(from_table(pq.read_table(path), record))
                 continue
             before = self.cost

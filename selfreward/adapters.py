@@ -1,0 +1,17 @@
+"""An adapter on disk: what it is called and which files hold it. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, named by its artifact's id: one name and one folder each, for ever."""
+
+    name: str
+    folder: Path

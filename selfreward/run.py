@@ -1,0 +1,169 @@
+"""`python -m selfreward.run iteration=3`: compose the settings, check them, run the loop, report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from selfreward import model_files
+from selfreward.config import RunConfig, artifacts_dir, validate
+from selfreward.engines import ENGINES
+from selfreward.errors import SelfRewardError
+from selfreward.judges import JUDGES
+from selfreward.loop import loop
+from selfreward.memory import MemoryMeter
+from selfreward.pairing import PAIRINGS
+from selfreward.sources import SOURCES
+from selfreward.stages.tools import Tools
+from selfreward.store import Store
+from selfreward.tracking.console import RunConsole, final_table
+from selfreward.tracking.dashboard import Dashboard, resolve_mode
+from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.run_folder import held, is_linked, link, write_settings
+from selfreward.training.losses import LOSSES, check_loss
+
+KINDS = {
+    "prompts.kind": SOURCES,
+    "judge.kind": JUDGES,
+    "pairs.kind": PAIRINGS,
+    "engine.kind": ENGINES,
+    "train.loss": LOSSES,
+}
+_HERE = Path(__file__).resolve().parent
+CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel, and in a checkout
+
+ConfigStore.instance().store(name="schema", node=RunConfig)
+
+
+def main() -> None:
+    """The command line. A mistake of a person's is one line on standard error and exit code 2."""
+    shows_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors, over several lines
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        _command()
+    except KeyboardInterrupt:
+        sys.exit(_complain("stopped; the same command goes on from here", 130))
+    except (SelfRewardError, HydraException, OmegaConfBaseException) as error:
+        if shows_traceback:
+            raise
+        sys.exit(_complain(f"error: {one_line(error)}", error.exit_code if isinstance(error, SelfRewardError) else 2))
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _command(cfg: DictConfig) -> float:
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    typed: Any = OmegaConf.to_object(cfg)
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir if hydra_config.mode == RunMode.MULTIRUN else typed.output_dir)
+    return run(typed, settings, folder)
+
+
+def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
+    """Make policy `cfg.iteration` exist and show what it came to.
+
+    Returns its win rate over policy 0, for sweepers that look for the best settings.
+    """
+    _quieten()
+    validate(cfg, KINDS)
+    check_loss(cfg.train)
+    resolve_mode(cfg.tracking.wandb)
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    with held(folder):
+        console = RunConsole(folder / "run.log")
+        try:
+            console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name}, in {folder}")
+            model_folder = model_files.locate(cfg.model.name, cfg.model.revision, console.say)
+            identity = model_files.identify(model_folder, cfg.model.dtype)
+            tools = Tools(pool, model_folder, cfg.model, cfg.engine, cfg.memory)
+            store = Store(artifacts_dir(cfg), tools, console, MemoryMeter())
+            write_settings(folder, settings)
+            iterations = _follow(cfg, settings, folder, console, loop(cfg, identity, store))
+        finally:
+            console.close()
+    return iterations[-1]["evaluation"].metrics["win_rate"]
+
+
+def _follow(
+    cfg: RunConfig, settings: dict[str, Any], folder: Path, console: RunConsole, steps: Iterator[Iteration]
+) -> list[Iteration]:
+    """Go through the loop and mirror each iteration on the console, in W&B and in the report."""
+    dashboard = Dashboard(folder, cfg.tracking, cfg.name, settings, console.say)
+    report = folder / "report.html"
+    iterations: list[Iteration] = []
+    logged = 0
+
+    def mirror() -> None:
+        nonlocal logged
+        for number in range(logged, len(iterations)):
+            dashboard.log(number, iterations[number])
+        logged = len(iterations)
+        if cfg.tracking.report:
+            from selfreward.tracking.report import write_report  # imports matplotlib: a second that a finished run saves
+
+            write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
+        link(folder, iterations)
+
+    try:
+        console.heading(0, cfg.iteration)
+        for number, iteration in enumerate(steps):
+            iterations.append(iteration)
+            console.iteration(number, iteration)
+            if console.computed and number:
+                mirror()
+            if number < cfg.iteration:
+                console.heading(number + 1, cfg.iteration)
+        if not console.computed and not is_linked(folder, iterations):
+            mirror()
+    finally:
+        dashboard.finish()
+    console.say("", final_table(iterations))
+    if not console.computed:
+        console.say(f"All of policy {cfg.iteration} was there already: nothing was computed.")
+    if report.exists():
+        console.say(f"report  {report}")
+    console.say(f"run     {folder}")
+    return iterations
+
+
+def _quieten() -> None:
+    """Keep the libraries' own bars and warnings out of ours: they would tear the screen."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module="transformers|peft|trl|torch|datasets|huggingface_hub")
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: Hydra and OmegaConf spread theirs over several, the key often on a line of its own."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
+    text = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+    return f"{key}: {text}" if key and not isinstance(error, SelfRewardError) else text
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(line: str, exit_code: int) -> int:
+    print(line, file=sys.stderr)  # noqa: T201
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

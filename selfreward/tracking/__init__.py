@@ -1,0 +1,1 @@
+"""Console, dashboard and report: mirrors of the manifests, never the truth."""

@@ -1,0 +1,261 @@
+"""The pictures of the report: pure functions from artifacts to charts. Imports matplotlib, which takes a second."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, stdev
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from selfreward.records import Comparison
+from selfreward.tracking.metrics import Iteration, summary
+
+# Okabe and Ito's colours, told apart with every kind of colour vision; no chart tells things apart by colour alone.
+BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#24292f", "#8c959f", "#d0d7de"
+BINS = 40
+
+_STYLE = {
+    "svg.hashsalt": "selfreward",  # without it, the ids inside the picture differ from one run to the next
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same on every machine
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+Summaries = Sequence[Mapping[str, float]]
+Paint = Callable[[Axes], None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture and the words that belong to it; `source` is a data URI, so that nothing has to be fetched."""
+
+    title: str
+    caption: str
+    source: str
+
+
+def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
+    """How the policies do on held-out prompts, and how their training went."""
+    summaries = [summary(iteration) for iteration in iterations]
+    held_out = "On held-out prompts, scored by policy 0. Bars: two standard errors of the mean."
+    end = "Mean over the last quarter of an iteration's steps."
+    scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
+    lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
+    losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
+    margin, accuracy, distinct = "train/reward_margin", "train/reward_accuracy", "evaluation/distinct_"
+    charts: list[tuple[str, str, Paint]] = [
+        (
+            "Win rate against policy 0",
+            "Policy 0 judges. Bars: the bootstrap interval. Diamonds: what always taking the longer answer would give.",
+            partial(_win_rate, summaries),
+        ),
+        ("Held-out score", held_out, partial(_means, scores, "mean score")),
+        ("Answer length", held_out.replace(", scored by policy 0", ""), partial(_means, lengths, "tokens an answer")),
+        (
+            "Diversity",
+            "Distinct n-grams of words as a share of all, over the held-out answers. Longer answers lower it too.",
+            partial(_lines, summaries, {"one word": f"{distinct}1", "two words": f"{distinct}2"}, "distinct n-grams"),
+        ),
+        (
+            "Training loss",
+            "Grey numbers: the iteration. A policy that equals its reference has a DPO loss of ln 2, about 0.69.",
+            partial(_loss, losses),
+        ),
+        (
+            "Reward margin",
+            f"Implicit reward of the chosen candidate less that of the rejected one. {end}",
+            partial(_lines, summaries, {"": margin}, "reward margin, nats times beta", zero=True),
+        ),
+        (
+            "Reward accuracy",
+            f"Share of pairs whose chosen candidate has the higher implicit reward. {end}",
+            partial(_accuracy, summaries, accuracy),
+        ),
+    ]
+    return [_chart(*chart) for chart in charts]
+
+
+def distributions(iterations: Sequence[Iteration]) -> list[Chart]:
+    """The scores and the lengths of the candidates that each iteration made its pairs from."""
+    trained = iterations[1:]
+    scores = [iteration["judgements"].metrics["scores"] for iteration in trained]
+    lengths = [iteration["candidates"].metrics["lengths"] for iteration in trained]
+    highest = max((iteration["judgements"].metrics["highest_score"] for iteration in trained), default=1)
+    longest = max((length for row in lengths for length in row), default=1)
+    return [
+        _chart(
+            "Scores of candidates",
+            "Bars share one height scale; the line marks the mean. Each policy scores its own candidates, so a shift "
+            "may be in the judge as well as in the answers.",
+            partial(_histograms, scores, highest, "score"),
+        ),
+        _chart(
+            "Lengths of candidates",
+            "Bars share one height scale; the line marks the mean. A pile at the right end is candidates cut at the limit.",
+            partial(_histograms, lengths, longest, "tokens a candidate"),
+        ),
+    ]
+
+
+def preferences(comparisons: Sequence[Comparison]) -> Chart:
+    """Every duel, by what the judge said in either order."""
+    return _chart(
+        "Every duel in both orders",
+        "One dot a duel: how probable the judge finds it that the policy's answer is the better one. Above the diagonal "
+        "the policy wins. Dots at the top left or bottom right are duels that the order of the answers decided.",
+        partial(_duels, comparisons),
+        size=(3.9, 3.6),
+    )
+
+
+def _chart(title: str, caption: str, paint: Paint, size: tuple[float, float] = (3.9, 2.6)) -> Chart:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure.add_subplot())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Chart(title, caption, f"data:image/svg+xml;base64,{encoded}")
+
+
+def _policies(axes: Axes, count: int, label: str = "policy") -> None:
+    """All charts over iterations share one axis, so that they can be read against each other."""
+    axes.set_xlim(-0.4, count - 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(label)
+
+
+def _half(axes: Axes) -> None:
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, borderaxespad=0, handletextpad=0.5)
+
+
+def _points(summaries: Summaries, name: str) -> tuple[list[int], list[float]]:
+    """Where a metric was measured, and its values there."""
+    found = [(t, metrics[name]) for t, metrics in enumerate(summaries) if name in metrics]
+    return [t for t, _ in found], [value for _, value in found]
+
+
+def _win_rate(summaries: Summaries, axes: Axes) -> None:
+    part = "evaluation/"
+    at, rates = _points(summaries, f"{part}win_rate")
+    low, high = _points(summaries, f"{part}win_rate_low")[1], _points(summaries, f"{part}win_rate_high")[1]
+    reach = [np.subtract(rates, low), np.subtract(high, rates)]
+    axes.errorbar(at, rates, reach, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2, label="policy")
+    beside = [t + 0.1 for t in at]  # next to the interval, which would hide it
+    axes.plot(beside, _points(summaries, f"{part}length_win_rate")[1], "D", mfc="white", color=GREY, label="length alone")
+    _half(axes)
+    _policies(axes, len(summaries))
+    axes.set_ylabel("win rate")
+    _legend(axes)
+
+
+def _means(samples: Sequence[Sequence[float]], label: str, axes: Axes) -> None:
+    found = [(t, values) for t, values in enumerate(samples) if values]
+    errors = [2 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0 for _, values in found]
+    at, means = [t for t, _ in found], [fmean(values) for _, values in found]
+    axes.errorbar(at, means, errors, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2)
+    axes.margins(y=0.25)
+    _policies(axes, len(samples))
+    axes.set_ylabel(label)
+
+
+def _lines(summaries: Summaries, names: Mapping[str, str], label: str, axes: Axes, zero: bool = False) -> None:
+    marks = [("o-", BLUE), ("s--", ORANGE)]
+    for (legend, name), (mark, color) in zip(names.items(), marks, strict=False):
+        axes.plot(*_points(summaries, name), mark, color=color, label=legend)
+    if zero:
+        axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.margins(y=0.25)
+    _policies(axes, len(summaries), "iteration" if zero else "policy")
+    axes.set_ylabel(label)
+    if len(names) > 1:
+        _legend(axes)
+
+
+def _accuracy(summaries: Summaries, name: str, axes: Axes) -> None:
+    axes.plot(*_points(summaries, name), "o-", color=BLUE)
+    _half(axes)
+    _policies(axes, len(summaries), "iteration")
+    axes.set_ylabel("pairs")
+
+
+def _loss(losses: Sequence[Sequence[float]], axes: Axes) -> None:
+    start = 0
+    for t, curve in enumerate(losses, 1):
+        at = range(start + 1, start + len(curve) + 1)
+        axes.plot(at, curve, color=BLUE, marker="o" if len(curve) < 20 else "", markersize=3)
+        axes.axvline(start + 0.5, color=PALE, linewidth=0.8, zorder=0)
+        middle = start + 0.5 + len(curve) / 2
+        axes.text(middle, 1.01, str(t), transform=axes.get_xaxis_transform(), color=GREY, ha="center", va="bottom")
+        start += len(curve)
+    axes.margins(y=0.15)
+    axes.set_xlim(0.5, start + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("optimiser step, all iterations")
+    axes.set_ylabel("loss, nats")
+
+
+def _histograms(samples: Sequence[Sequence[float]], highest: float, label: str, axes: Axes) -> None:
+    """One row an iteration, the first at the top: shares in equal bins from 0 to `highest`."""
+    edges = np.linspace(0, highest, BINS + 1)
+    shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in samples]
+    tallest = max((float(row.max()) for row in shares), default=1.0) or 1.0
+    for t, (values, row) in enumerate(zip(samples, shares, strict=True), 1):
+        axes.bar(edges[:-1], -0.8 * row / tallest, highest / BINS, bottom=t, align="edge", color=BLUE, linewidth=0)
+        axes.plot([0, highest], [t, t], color=PALE, linewidth=0.6)
+        if values:
+            axes.plot([fmean(values)] * 2, [t, t - 0.85], color=ORANGE, linewidth=1.2)
+    axes.set_ylim(len(samples) + 0.12, 0)
+    axes.set_xlim(0, highest * 1.005)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel("iteration")
+
+
+def _duels(comparisons: Sequence[Comparison], axes: Axes) -> None:
+    first, second = [c.preference_first for c in comparisons], [c.preference_second for c in comparisons]
+    axes.axhline(0.5, color=PALE, linewidth=0.8, zorder=0)
+    axes.axvline(0.5, color=PALE, linewidth=0.8, zorder=0)
+    axes.plot([0, 1], [1, 0], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axes.plot(first, second, "o", color=BLUE, alpha=0.6, markersize=5, markeredgewidth=0)
+    corners = {(0.98, 1.0): "policy", (0.02, 0.0): "policy 0", (0.98, 0.0): "the first", (0.02, 1.0): "the second"}
+    for (x, y), text in corners.items():
+        align = "right" if x > 0.5 else "left"
+        axes.text(x, y, text, color=GREY, fontsize=8, ha=align, va="top" if y else "bottom")
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    axes.set_xlabel("preference when shown first")
+    axes.set_ylabel("preference when shown second")

@@ -1,0 +1,203 @@
+"""What a person sees while a run goes on: a bar for the stage at work, a line for each done, a table an iteration."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from selfreward.store import Manifest
+from selfreward.tracking.metrics import GIB, Iteration, cost, summary
+
+_PIPE_WIDTH = 110  # where no terminal says how wide it is
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+class RunConsole:
+    """Shows a run on the terminal and keeps the same lines in `log`. It is the store's observer."""
+
+    def __init__(self, log: Path, console: Console | None = None) -> None:
+        self._screen = console or Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+        self._file = log.open("a", encoding="utf-8")
+        self._log = Console(file=self._file, width=_PIPE_WIDTH, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._began = 0.0
+        self._tokens = 0
+        self._reused = 0
+        self.computed = 0
+
+    def close(self) -> None:
+        self._end_progress()
+        self._file.close()
+
+    def say(self, *lines: RenderableType) -> None:
+        """Print on the terminal and into the log."""
+        for line in lines:
+            self._screen.print(line)
+            self._log.print(line)
+        self._file.flush()
+
+    def heading(self, iteration: int, last: int) -> None:
+        """Say which iteration begins."""
+        text = "policy 0, the base model" if iteration == 0 else f"iteration {iteration} of {last}"
+        self.say(Text(f"\n{text}", style="bold"))
+
+    def iteration(self, number: int, iteration: Iteration) -> None:
+        """Close an iteration: say what was reused, and show what it came to."""
+        self._say_reused()
+        if number:
+            self.say(iteration_table(iteration))
+
+    def waiting(self, stage: str, artifact_id: str) -> None:
+        self.say(Text(f"  {stage:<12}{artifact_id}  another process is making it; waiting", style="yellow"))
+
+    def started(self, stage: str, artifact_id: str) -> None:
+        self._say_reused()
+        self._began, self._tokens = time.perf_counter(), 0
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self._screen,
+            transient=True,
+            disable=not self._screen.is_terminal,
+        )
+        self._task = self._progress.add_task(stage, total=None, speed="")
+        self._progress.start()
+
+    def planned(self, units: float, unit: str) -> None:
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, total=units)
+
+    def advanced(self, units: float, tokens: int) -> None:
+        self._tokens += tokens
+        if self._progress and self._task is not None:
+            speed = f"{self._tokens / (time.perf_counter() - self._began):,.0f} tokens/s" if self._tokens else ""
+            self._progress.update(self._task, advance=units, speed=speed)
+
+    def finished(self, manifest: Manifest, *, reused: bool) -> None:
+        if reused:
+            self._reused += 1
+            return
+        self._end_progress()
+        self.computed += 1
+        speed = manifest.cost.tokens / manifest.cost.seconds if manifest.cost.tokens else 0
+        timing = f"{manifest.cost.seconds:6.1f} s" + (f" {speed:6,.0f} tokens/s" if speed else " " * 16)
+        self.say(Text(f"  {manifest.stage:<12}{timing}  {_describe(manifest)}  {manifest.id}"))
+
+    def _say_reused(self) -> None:
+        if self._reused:
+            plural = "artifact" if self._reused == 1 else "artifacts"
+            self.say(Text(f"  {self._reused} {plural} reused", style="dim"))
+        self._reused = 0
+
+    def _end_progress(self) -> None:
+        if self._progress:
+            self._progress.stop()
+        self._progress = self._task = None
+
+
+def iteration_table(iteration: Iteration) -> Table:
+    """What one iteration came to."""
+    values = summary(iteration)
+    judged = iteration["judgements"].metrics
+    rows = {
+        "pairs": f"{values['pairs/pairs']:.0f} from {_percent(values['pairs/yield'])} of prompts, "
+        f"{_percent(values['pairs/tie_rate'])} ties, "
+        f"{_percent(values['judgements/parse_failure_rate'])} of judgements unreadable",
+        "scores": f"0 {sparkline(judged['score_histogram'])} {judged['highest_score']:g}, "
+        f"mean {_number(values.get('judgements/mean_score'))}",
+        "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
+        "training": f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
+        f"reward margin {values['train/reward_margin']:+.3f}, accuracy {_percent(values['train/reward_accuracy'])}",
+        "win rate": f"{win_rate(iteration)} over policy 0: {_verdict(iteration)}; "
+        f"by length alone {_percent(values['evaluation/length_win_rate'])}",
+        "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
+        f"{values['cost/peak_memory_gib']:.1f} GiB at most",
+    }
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 1))
+    table.add_column(style="bold", no_wrap=True, min_width=10)
+    table.add_column()
+    for name, value in rows.items():
+        table.add_row(f" {name}", value)
+    return table
+
+
+def final_table(iterations: Sequence[Iteration]) -> Table:
+    """One row an iteration."""
+    columns: dict[str, Callable[[Iteration, dict[str, float]], str]] = {
+        "pairs": lambda _, values: _number(values.get("pairs/pairs"), 0),
+        "ties": lambda _, values: _percent(values.get("pairs/tie_rate")),
+        "loss": lambda _, values: _number(values.get("train/loss_last"), 3),
+        "margin": lambda _, values: _number(values.get("train/reward_margin"), 3),
+        "score": lambda _, values: _number(values.get("evaluation/mean_score")),
+        "tokens": lambda _, values: _number(values.get("evaluation/mean_tokens"), 0),
+        "win rate": lambda iteration, _: win_rate(iteration),
+        "time": lambda iteration, _: f"{cost(iteration).seconds:.0f} s",
+        "memory": lambda iteration, _: f"{cost(iteration).peak_memory_bytes / GIB:.1f} GiB",
+    }
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in ("policy", *columns):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, iteration in enumerate(iterations):
+        values = summary(iteration)
+        table.add_row(str(number), *(show(iteration, values) for show in columns.values()))
+    return table
+
+
+def win_rate(iteration: Iteration) -> str:
+    """A win rate with its interval."""
+    metrics = iteration["evaluation"].metrics
+    if "win_rate" not in metrics:
+        return "–"
+    return f"{_percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
+
+
+def _verdict(iteration: Iteration) -> str:
+    metrics = iteration["evaluation"].metrics
+    if not metrics["win_rate_shown"]:
+        return "nothing shown"
+    return "better" if metrics["win_rate"] > 0.5 else "worse"
+
+
+def sparkline(counts: Sequence[int]) -> str:
+    """Counts as a row of bars; a count above zero always shows."""
+    highest = max(counts, default=0)
+    return "".join(_BARS[-(-count * 8 // highest) if highest else 0] for count in counts)
+
+
+def _describe(manifest: Manifest) -> str:
+    metrics: dict[str, Any] = manifest.metrics
+    if manifest.stage == "prompts":
+        return f"{metrics['prompts']} prompts"
+    if manifest.stage == "candidates":
+        return f"{metrics['candidates']} of {metrics['mean_tokens']:.0f} tokens each"
+    if manifest.stage == "judgements":
+        return f"{metrics['scored']} of {metrics['judgements']} scored, mean {_number(metrics['mean_score'])}"
+    if manifest.stage == "pairs":
+        return f"{metrics['pairs']} pairs of {metrics['prompts']} prompts, {metrics['ties']} ties"
+    if manifest.stage == "evaluations":
+        rate = metrics.get("win_rate")
+        return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")
+    steps = metrics.get("steps")
+    return f"{steps} steps on {metrics['pairs']} pairs" if steps else "the base model"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,144 @@
+"""W&B, filled from the manifests: a reused stage shows there like a computed one.
+
+An interrupted offline run can't be continued (wandb#4624), so each attempt is a run of its own, in a group named
+after the run. Nothing that fails in W&B, its network, its service or its disk ends a run of ours.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from selfreward.config import TrackingConfig
+from selfreward.errors import ConfigError
+from selfreward.records import Candidate, Judgement, PreferencePair
+from selfreward.tracking.metrics import Iteration, summary
+
+_FINISH_SECONDS = 120
+_COLUMNS = ["iteration", "prompt", "candidate", "score", "tokens", "role"]
+
+
+class Dashboard:
+    """One W&B run, begun with the first iteration that is logged."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tracking: TrackingConfig,
+        group: str,
+        settings: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._folder = folder
+        self._tracking = tracking
+        self._group = group
+        self._settings = settings
+        self._warn = warn
+        self._mode = resolve_mode(tracking.wandb)
+        self._run: Any = None
+        self._failed = self._mode == "disabled"
+        self._steps = 0
+
+    def log(self, number: int, iteration: Iteration) -> None:
+        """Log an iteration's metrics, its training curve, and some of its candidates."""
+        self._guarded(lambda: self._log(number, iteration))
+
+    def finish(self) -> None:
+        """End the W&B run. A service that doesn't answer is left behind after two minutes."""
+        if self._run is None:
+            return
+        thread = threading.Thread(target=lambda: self._guarded(self._run.finish), daemon=True)
+        thread.start()
+        thread.join(_FINISH_SECONDS)
+        if thread.is_alive():
+            self._warn(f"W&B did not finish within {_FINISH_SECONDS} s; its files are in {self._folder / 'wandb'}")
+        self._run = None
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # a dashboard is a mirror: whatever breaks in it, the run goes on
+            self._failed = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._warn(f"W&B failed and is left out from here on: {reason}")
+
+    def _begin(self) -> None:
+        import wandb  # takes a second to import, and a run that finds all complete logs nothing
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self._run = wandb.init(
+            project=self._tracking.project,
+            group=self._group,
+            dir=str(self._folder),
+            mode=self._mode,  # pyright: ignore[reportArgumentType]
+            config=dict(self._settings),
+            settings=wandb.Settings(console="off", init_timeout=60, silent=True),
+        )
+        self._run.define_metric("iteration")
+        self._run.define_metric("*", step_metric="iteration")
+        self._run.define_metric("steps/step")
+        self._run.define_metric("steps/*", step_metric="steps/step")
+
+    def _log(self, number: int, iteration: Iteration) -> None:
+        if self._run is None:
+            self._begin()
+        import wandb
+
+        values: dict[str, Any] = {"iteration": number, **summary(iteration)}
+        if number:
+            values["candidates/examples"] = wandb.Table(_COLUMNS, example_rows(number, iteration, self._tracking.examples))
+            values["judgements/scores"] = wandb.Histogram(iteration["judgements"].metrics["scores"])
+            self._log_steps(iteration["policy"].metrics)
+        self._run.log(values)
+
+    def _log_steps(self, metrics: Mapping[str, Any]) -> None:
+        curves = {name: metrics[name] for name in ("loss", "reward_margin", "reward_accuracy", "gradient_norm")}
+        for values in zip(*curves.values(), strict=True):
+            self._steps += 1
+            named = {f"steps/{name}": value for name, value in zip(curves, values, strict=True)}
+            self._run.log({"steps/step": self._steps, **named})
+
+
+def resolve_mode(mode: str) -> str:
+    """`auto` is what WANDB_MODE says, otherwise online where there is an API key, and offline where there is none.
+
+    Raises `ConfigError` for `online` without a key: W&B would stop and ask for one.
+    """
+    if mode == "auto":
+        return os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
+    if mode == "online" and not _has_api_key():
+        raise ConfigError("tracking.wandb", mode, "there is no API key; set WANDB_API_KEY, or use auto or offline")
+    return mode
+
+
+def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[Any]]:
+    """The candidates of the iteration's first prompts with their scores and what became of them."""
+    scores = {(j.prompt_id, j.index): j.score for j in iteration["judgements"].read(Judgement)}
+    roles: dict[tuple[str, int], str] = {}
+    for pair in iteration["pairs"].read(PreferencePair):
+        roles |= {(pair.prompt_id, pair.chosen_index): "chosen", (pair.prompt_id, pair.rejected_index): "rejected"}
+    candidates = iteration["candidates"].read(Candidate)
+    shown = list(dict.fromkeys(candidate.prompt_id for candidate in candidates))[:prompts]
+    return [
+        [number, c.prompt, c.text, scores[c.prompt_id, c.index], len(c.token_ids), roles.get((c.prompt_id, c.index), "")]
+        for c in candidates
+        if c.prompt_id in shown
+    ]
+
+
+def _has_api_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(path).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

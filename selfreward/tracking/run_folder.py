@@ -1,0 +1,64 @@
+"""A run's folder: its settings, what it is made of, and links to its artifacts, one folder an iteration."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from selfreward.errors import BusyError
+from selfreward.store.manifest import write_atomically
+from selfreward.tracking.metrics import Iteration, artifact_names
+
+LINEAGE = "lineage.json"
+SETTINGS = "config.json"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the run's folder for this process. Raises `BusyError` where another one is at work in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BusyError(f"another process is at work in {folder}: wait for it, or choose another output_dir") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep the resolved configuration."""
+    write_atomically(folder / SETTINGS, json.dumps(settings, indent=2).encode())
+
+
+def link(folder: Path, iterations: Sequence[Iteration]) -> None:
+    """Link each iteration's artifacts by name, then write the lineage: its presence means that the folder is whole."""
+    for number, iteration in enumerate(iterations):
+        place = folder / "iterations" / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        for name, artifact in iteration.items():
+            target = os.path.relpath(artifact.path, place)
+            path = place / name
+            if path.is_symlink() and path.readlink() == Path(target):
+                continue
+            path.unlink(missing_ok=True)
+            path.symlink_to(target, target_is_directory=True)
+    write_atomically(folder / LINEAGE, _lineage(iterations))
+
+
+def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:
+    """Whether the folder shows exactly these iterations already."""
+    path = folder / LINEAGE
+    return path.is_file() and path.read_bytes() == _lineage(iterations)
+
+
+def _lineage(iterations: Sequence[Iteration]) -> bytes:
+    return json.dumps([artifact_names(iteration) for iteration in iterations], indent=2).encode()
