@@ -59,8 +59,14 @@ class Chat:
         length = len(encoded[0])
         shared = [ids[: length - 1] for ids in encoded]
         last = [ids[length - 1 :] for ids in encoded]
-        if any(ids != shared[0] for ids in shared) or any(len(ids) != 1 for ids in last) or len({*map(tuple, last)}) < len(last):
-            raise ModelError(f"the tokenizer has no single token for each of {', '.join(answers)}: use judge.mode=sampled")
+        if (
+            any(ids != shared[0] for ids in shared)
+            or any(len(ids) != 1 for ids in last)
+            or len({*map(tuple, last)}) < len(last)
+        ):
+            raise ModelError(
+                f"the tokenizer has no single token for each of {', '.join(answers)}: use judge.mode=sampled"
+            )
         return Choices(shared[0], [ids[0] for ids in last])
 
     def _encode(self, text: str) -> list[int]:

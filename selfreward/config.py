@@ -145,7 +145,9 @@ class MemoryConfig(Execution):
     micro_batch: int = _number(2, least=1)  # preference pairs in one forward and backward
     gradient_checkpointing: bool = False
     sampling_rows: int = _number(64, least=1)  # candidates decoded side by side
-    scoring_tokens: int | None = _number(None, least=1)  # tokens in one scoring batch; by default 2,048 on a CPU, else 32,768
+    scoring_tokens: int | None = _number(
+        None, least=1
+    )  # tokens in one scoring batch; by default 2,048 on a CPU, else 32,768
     checkpoint_seconds: float = _number(30.0, least=0)  # at most this much training is lost to a kill
 
 
@@ -245,13 +247,13 @@ def _check_across(cfg: RunConfig) -> None:
             "or lower sampling.max_prompt_tokens or sampling.max_new_tokens",
         )
     if cfg.train.batch_size % cfg.memory.micro_batch:
-        raise ConfigError(
-            "memory.micro_batch",
-            cfg.memory.micro_batch,
-            f"must divide train.batch_size={cfg.train.batch_size}; use {math.gcd(cfg.train.batch_size, cfg.memory.micro_batch)}",
-        )
+        fitting = math.gcd(cfg.train.batch_size, cfg.memory.micro_batch)
+        remedy = f"must divide train.batch_size={cfg.train.batch_size}; use {fitting}"
+        raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
     if cfg.sampling.temperature == 0:
-        raise ConfigError("sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0")
+        raise ConfigError(
+            "sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0"
+        )
 
 
 def _check_writable(key: str, folder: Path) -> None:

@@ -27,7 +27,10 @@ Iteration = dict[str, Artifact]
 
 
 def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[Iteration]:
-    """Make policy `cfg.iteration` exist; yields the artifacts of iteration 0, the evaluation of policy 0, and of each after it."""
+    """Make policy `cfg.iteration` exist.
+
+    Yields the artifacts of each iteration as it is done; those of iteration 0 are the evaluation of policy 0.
+    """
     stages = _Settings(cfg)
     source = store.tools.pool.source
     base = policy = store.run(SEED_POLICY, SeedPolicyIdentity(model))
@@ -50,7 +53,13 @@ def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[
         judgements = store.run(JUDGEMENTS, stages.judgements, {"candidates": candidates, "policy": policy}, cfg.seed)
         pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
         policy = store.run(TRAIN, stages.policy, {"pairs": pairs, "policy": policy}, cfg.seed)
-        made = {"prompts": prompts, "candidates": candidates, "judgements": judgements, "pairs": pairs, "policy": policy}
+        made = {
+            "prompts": prompts,
+            "candidates": candidates,
+            "judgements": judgements,
+            "pairs": pairs,
+            "policy": policy,
+        }
         yield made | evaluation(policy, first["held_out_candidates"])
 
 

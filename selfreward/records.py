@@ -99,6 +99,13 @@ class Comparison:
     def preference(self) -> float:
         return (self.preference_first + self.preference_second) / 2
 
+    @property
+    def win(self) -> float:
+        """1 where the policy's answer is preferred, 0 where the baseline's is, a half where they are equal."""
+        if self.text == self.baseline_text or self.preference == 0.5:
+            return 0.5
+        return float(self.preference > 0.5)
+
 
 Record = TypeVar("Record", Prompt, Candidate, Judgement, PreferencePair, Comparison)
 

@@ -14,15 +14,13 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from selfreward import model_files
 from selfreward.config import RunConfig, artifacts_dir, validate
 from selfreward.engines import ENGINES
-from selfreward.errors import SelfRewardError
+from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.judges import JUDGES
 from selfreward.loop import loop
 from selfreward.memory import MemoryMeter
@@ -30,6 +28,7 @@ from selfreward.pairing import PAIRINGS
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
+from selfreward.store.identity import digest
 from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration
@@ -46,31 +45,41 @@ KINDS = {
 _HERE = Path(__file__).resolve().parent
 CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel, and in a checkout
 
+_SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
+
 ConfigStore.instance().store(name="schema", node=RunConfig)
+OmegaConf.register_new_resolver("folder_name", lambda text: folder_name(text), replace=True)
 
 
 def main() -> None:
     """The command line. A mistake of a person's is one line on standard error and exit code 2."""
-    shows_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors, over several lines
     signal.signal(signal.SIGTERM, _stop)
     try:
         _command()
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; the same command goes on from here", 130))
-    except (SelfRewardError, HydraException, OmegaConfBaseException) as error:
-        if shows_traceback:
+    except MISTAKES as error:
+        if _SHOWS_TRACEBACK:
             raise
-        sys.exit(_complain(f"error: {one_line(error)}", error.exit_code if isinstance(error, SelfRewardError) else 2))
+        sys.exit(_complain(f"error: {explain(error)}", exit_code(error)))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _command(cfg: DictConfig) -> float:
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    typed: Any = OmegaConf.to_object(cfg)
     hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir if hydra_config.mode == RunMode.MULTIRUN else typed.output_dir)
-    return run(typed, settings, folder)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    try:
+        settings: Any = OmegaConf.to_container(cfg, resolve=True)
+        check_keys(settings)
+        typed: Any = OmegaConf.to_object(cfg)
+        return run(typed, settings, Path(hydra_config.runtime.output_dir if sweeping else typed.output_dir))
+    except MISTAKES as error:
+        if sweeping or _SHOWS_TRACEBACK:
+            raise
+        sys.exit(
+            _complain(f"error: {explain(error)}", exit_code(error))
+        )  # past Hydra, which would add a line of its own
 
 
 def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
@@ -113,9 +122,13 @@ def _follow(
             dashboard.log(number, iterations[number])
         logged = len(iterations)
         if cfg.tracking.report:
-            from selfreward.tracking.report import write_report  # imports matplotlib: a second that a finished run saves
+            from selfreward.tracking.report import (
+                write_report,
+            )  # imports matplotlib: a second that a finished run saves
 
-            write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
+            write_report(
+                report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples
+            )
         link(folder, iterations)
 
     try:
@@ -140,20 +153,19 @@ def _follow(
     return iterations
 
 
+def folder_name(overrides: str) -> str:
+    """A sweep point's overrides as one folder's name: no slashes, and not longer than file systems take."""
+    name = overrides.replace("/", "_")
+    return name if len(name) <= 120 else f"{name[:100]}-{digest(overrides)[:8]}"
+
+
 def _quieten() -> None:
     """Keep the libraries' own bars and warnings out of ours: they would tear the screen."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module="transformers|peft|trl|torch|datasets|huggingface_hub")
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line: Hydra and OmegaConf spread theirs over several, the key often on a line of its own."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")), "")
-    text = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
-    return f"{key}: {text}" if key and not isinstance(error, SelfRewardError) else text
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

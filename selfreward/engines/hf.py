@@ -26,8 +26,8 @@ class HFEngine:
 
     Args:
         rows: answers decoded side by side.
-        scoring_tokens: tokens in one scoring batch, padding included; None is 2,048 on a CPU, where more of them fall out
-            of its caches (at 8,192 it scores 0.6 times as fast), and 32,768 elsewhere.
+        scoring_tokens: tokens in one scoring batch, padding included; None is 2,048 on a CPU, where more
+            fall out of its caches (at 8,192 it scores 0.6 times as fast), and 32,768 elsewhere.
         merge_adapter: fold the adapter into the weights while sampling.
     """
 
@@ -59,7 +59,7 @@ class HFEngine:
     def score(
         self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
     ) -> list[list[float]]:
-        """One prefill a prompt, and one for what all prompts begin with; only last positions are projected, in float32."""
+        """One prefill a prompt, and one for what all begin with; only last positions are projected, in float32."""
         scores: dict[int, list[float]] = {}
         shared = _common_prefix(prompts)
         with self._models.policy(adapter):
@@ -163,7 +163,7 @@ class HFEngine:
     def _prefill(self, rows: Sequence[list[int]], shared: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Final hidden states (batch, length, hidden) of rows of like length, padded on the right.
 
-        The first `shared` tokens, which all rows have in common, are computed once; states and lengths are without them.
+        The first `shared` tokens, common to all rows, are computed once; states and lengths are without them.
         """
         self._check_length(max((len(row) for row in rows), default=0))
         decoder = self._models.base.get_decoder()

@@ -33,4 +33,6 @@ def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
     prompts = [chat.render(message) + choices.opening_ids for message in messages]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
     first_wins = [1 / (1 + math.exp(b - a)) for a, b in logprobs]
-    return [(shown_first, 1 - opponent) for shown_first, opponent in zip(first_wins[::2], first_wins[1::2], strict=True)]
+    return [
+        (shown_first, 1 - opponent) for shown_first, opponent in zip(first_wins[::2], first_wins[1::2], strict=True)
+    ]

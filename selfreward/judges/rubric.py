@@ -22,7 +22,9 @@ RUBRIC = read_text("rubric.txt")
 ASK = {"expected": read_text("rubric_expected.txt"), "sampled": read_text("rubric_sampled.txt")}
 HIGHEST = 5
 OPENING = "Score:"
-_VERDICT = re.compile(r"^\W*(?:total )?score\W*:\W*(\d+(?:\.\d+)?)\W*(?:(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE)
+_VERDICT = re.compile(
+    r"^\W*(?:total )?score\W*:\W*(\d+(?:\.\d+)?)\W*(?:(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE
+)
 
 
 def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
@@ -100,9 +102,7 @@ def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench)
     for candidate in candidates:
         scores = _parsed(replies[_key(candidate)])
         mean = sum(scores) / len(scores) if scores else None
-        judgements.append(
-            Judgement(candidate.prompt_id, candidate.index, mean, scores, replies[_key(candidate)], None)
-        )
+        judgements.append(Judgement(candidate.prompt_id, candidate.index, mean, scores, replies[_key(candidate)], None))
     return judgements
 
 

@@ -8,7 +8,7 @@ from selfreward.pairing.base import Chosen, Scored
 
 
 def pair(scored: Sequence[Scored], margin: float) -> Chosen | None:
-    """The pair, or None where the two scores differ by no more than `margin`. Of equal scores the first candidate's counts."""
+    """The pair, or None where the two scores differ by no more than `margin`. Of equal scores the first counts."""
     best = max(scored, key=lambda item: item.score)
     worst = min(scored, key=lambda item: item.score)
     if best.score - worst.score <= margin:

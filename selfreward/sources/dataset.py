@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from selfreward.config import PromptsConfig
 from selfreward.errors import ConfigError
@@ -31,8 +32,10 @@ def load(cfg: PromptsConfig) -> Pool:
     from datasets import load_dataset  # takes a second to import, and only this source needs it
 
     try:
-        rows = load_dataset(cfg.name, split=cfg.split, revision=None if folder.is_dir() else cfg.revision)
+        rows: Any = load_dataset(cfg.name, split=cfg.split, revision=None if folder.is_dir() else cfg.revision)
     except Exception as error:  # the library raises whatever its readers, its network and the hub raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError("prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both") from error
+        raise ConfigError(
+            "prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both"
+        ) from error
     return make_pool(rows, identify(cfg, content), cfg, cfg.name)

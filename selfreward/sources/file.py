@@ -25,7 +25,9 @@ def load(cfg: PromptsConfig) -> Pool:
         raise ConfigError("prompts.path", cfg.path, "name a .jsonl or .parquet file")
     path = Path(cfg.path)
     if not path.is_file():
-        raise ConfigError("prompts.path", cfg.path, f"there is no such file (looked in {path.absolute().parent}); name one")
+        raise ConfigError(
+            "prompts.path", cfg.path, f"there is no such file (looked in {path.absolute().parent}); name one"
+        )
     return load_file(path, cfg)
 
 
@@ -45,12 +47,16 @@ def _read_jsonl(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise ConfigError("prompts.path", path, f"line {number} is not JSON ({error}); mend or remove it") from error
+                raise ConfigError(
+                    "prompts.path", path, f"line {number} is not JSON ({error}); mend or remove it"
+                ) from error
             if isinstance(row, str):
                 row = {cfg.prompt_column: row}
             if not isinstance(row, dict):
                 kind = type(row).__name__
-                raise ConfigError("prompts.path", path, f"line {number} is a {kind}, not an object or a string; mend it")
+                raise ConfigError(
+                    "prompts.path", path, f"line {number} is a {kind}, not an object or a string; mend it"
+                )
             yield row
 
 

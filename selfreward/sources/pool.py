@@ -55,11 +55,14 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
     found: dict[str, Prompt] = {}
     marked: set[str] = set()
     empty = duplicates = total = 0
-    for total, row in enumerate(rows, start=1):
+    for row in rows:
+        total += 1
         for key in ("prompt_column", "category_column", "held_out_column"):
             column = getattr(cfg, key)
             if column is not None and column not in row:
-                raise ConfigError(f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them")
+                raise ConfigError(
+                    f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them"
+                )
         text = row[cfg.prompt_column]
         if not isinstance(text, str) or not text.strip():
             empty += 1
@@ -75,7 +78,9 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
     reserved = [prompt for prompt in by_id if prompt.prompt_id in marked] if cfg.held_out_column else by_id
     held_out = reserved[: cfg.held_out]
     if len(held_out) < cfg.held_out:
-        raise ConfigError("prompts.held_out", cfg.held_out, f"{origin} holds out {len(reserved)} prompts; use at most that")
+        raise ConfigError(
+            "prompts.held_out", cfg.held_out, f"{origin} holds out {len(reserved)} prompts; use at most that"
+        )
     apart = marked | {prompt.prompt_id for prompt in held_out}
     train = [prompt for prompt in by_id if prompt.prompt_id not in apart]
     if len(train) < cfg.per_iteration:

@@ -13,7 +13,7 @@ from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.records import Candidate, Comparison, Judgement
 from selfreward.stages.candidates import EngineIdentity
-from selfreward.stages.tools import Tools, cut
+from selfreward.stages.tools import Tools, cut, longer
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 DUELS_PER_SHARD = 32
@@ -40,7 +40,8 @@ class Interval:
 def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Metrics of `parents["candidates"]` and their `parents["judgements"]`, one answer a prompt.
 
-    With `parents["baseline"]`, policy 0's answers to the same prompts, `parents["judge"]` compares the two in both orders.
+    With `parents["baseline"]`, policy 0's answers to the same prompts, `parents["judge"]` compares the two, in both
+    orders.
     """
     answers = parents["candidates"].read(Candidate)
     judgements = parents["judgements"].metrics
@@ -57,7 +58,9 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
         return metrics
     scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
-    bench = Bench(tools.engine, tools.adapter(parents["judge"]), work.seed or 0, lambda _, tokens: work.advance(0, tokens))
+    bench = Bench(
+        tools.engine, tools.adapter(parents["judge"]), work.seed or 0, lambda _, tokens: work.advance(0, tokens)
+    )
 
     def compute(shard: Sequence[Candidate]) -> list[Comparison]:
         duels = [Duel(answer.prompt, answer.text, baseline[answer.prompt_id].text) for answer in shard]
@@ -76,10 +79,10 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
 def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: float, seed: int) -> Metrics:
     """Win rate with its interval, whether anything was shown, and what the length of answers alone would have said.
 
-    An answer wins where the judge's probability for it, averaged over both orders, is above one half. Equal answers tie.
+    An answer wins where the judge's probability for it, averaged over both orders, is above one half.
     """
-    wins = [_win(comparison) for comparison in comparisons]
-    longer = [_verdict(comparison.tokens - comparison.baseline_tokens) for comparison in comparisons]
+    wins = [comparison.win for comparison in comparisons]
+    longer_wins = [longer(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
     agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in comparisons]
     interval = bootstrap(wins, samples, confidence, seed)
     return {
@@ -91,7 +94,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "preference": fmean(comparison.preference for comparison in comparisons),
         "ties": wins.count(0.5),
         "order_agreement": fmean(agreeing),
-        "length_win_rate": fmean(longer),
+        "length_win_rate": fmean(longer_wins),
     }
 
 
@@ -123,16 +126,6 @@ def _comparison(
         preference_first=preference[0],
         preference_second=preference[1],
     )
-
-
-def _win(comparison: Comparison) -> float:
-    if comparison.text == comparison.baseline_text:
-        return 0.5
-    return _verdict(comparison.preference - 0.5)
-
-
-def _verdict(difference: float) -> float:
-    return 0.5 if difference == 0 else float(difference > 0)
 
 
 TEXTS = (pairwise.QUESTION,)

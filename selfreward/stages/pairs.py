@@ -12,7 +12,7 @@ from selfreward.errors import NoPairsError
 from selfreward.pairing import PAIRINGS
 from selfreward.pairing.base import Chosen, Scored
 from selfreward.records import Candidate, Judgement, PreferencePair
-from selfreward.stages.tools import Tools
+from selfreward.stages.tools import Tools, longer
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 
@@ -26,7 +26,7 @@ class PairsIdentity(Identity):
 def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Pairs from `parents["candidates"]` and `parents["judgements"]`.
 
-    A candidate without a score is missing data: it is neither chosen nor rejected. A tie makes no pair. Both are counted.
+    A candidate without a score is missing data: neither chosen nor rejected. A tie makes no pair. Both are counted.
 
     Raises `NoPairsError` where none is left.
     """
@@ -51,7 +51,7 @@ def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Wo
 
 
 def join(candidates: Sequence[Candidate], judgements: Sequence[Judgement]) -> list[list[Scored]]:
-    """The scored candidates of each prompt, by prompt and number: never by position, which a skipped row would shift."""
+    """The scored candidates of each prompt, joined by number: by position, a skipped row would shift the rest."""
     scores = {(j.prompt_id, j.index): j.score for j in judgements}
     grouped: list[list[Scored]] = []
     for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id):
@@ -92,13 +92,8 @@ def _metrics(pairs: Sequence[PreferencePair], prompts: int, ties: int, unscored:
         "score_margin": fmean(pair.chosen_score - pair.rejected_score for pair in pairs),
         "chosen_tokens": fmean(len(pair.chosen_ids) for pair in pairs),
         "rejected_tokens": fmean(len(pair.rejected_ids) for pair in pairs),
-        "longer_chosen_share": fmean(_longer(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs),
+        "longer_chosen_share": fmean(longer(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs),
     }
-
-
-def _longer(tokens: int, other: int) -> float:
-    """1 where the first is longer, 0 where it is shorter, a half where they are equal."""
-    return 0.5 if tokens == other else float(tokens > other)
 
 
 PAIRS = Stage("pairs", 1, build_pairs)

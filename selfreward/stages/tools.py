@@ -54,3 +54,8 @@ class Tools:
 def cut(items: list, size: int) -> list[list]:
     """`items` in runs of `size`; the last may be shorter."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def longer(tokens: int, other: int) -> float:
+    """What a judge that looks at length alone would say: 1 where the first is longer, 0 where shorter, else a half."""
+    return 0.5 if tokens == other else float(tokens > other)

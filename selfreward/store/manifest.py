@@ -79,7 +79,9 @@ class Manifest:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(f"{folder / FILE_NAME} can't be read ({error}): remove {folder} to make it again") from error
+            raise ArtifactError(
+                f"{folder / FILE_NAME} can't be read ({error}): remove {folder} to make it again"
+            ) from error
         for name, entry in manifest.files.items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != entry.bytes:

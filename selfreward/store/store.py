@@ -75,9 +75,7 @@ class Stage(Generic[Config, Tools]):
 class Store(Generic[Tools]):
     """The artifacts below one folder, shared by all runs that point at it."""
 
-    def __init__(
-        self, root: Path, tools: Tools, observer: Observer | None = None, meter: Meter | None = None
-    ) -> None:
+    def __init__(self, root: Path, tools: Tools, observer: Observer | None = None, meter: Meter | None = None) -> None:
         self.root = root
         self.tools = tools
         self.observer: Observer = observer or Silent()

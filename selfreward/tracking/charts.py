@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, stdev
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ from selfreward.tracking.metrics import Iteration, summary
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#24292f", "#8c959f", "#d0d7de"
 BINS = 40
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "selfreward",  # without it, the ids inside the picture differ from one run to the next
     "font.family": "DejaVu Sans",  # comes with matplotlib, so the picture is the same on every machine
     "font.size": 8.5,
@@ -42,6 +43,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+_REFERENCE: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 0}
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 Summaries = Sequence[Mapping[str, float]]
@@ -60,24 +62,31 @@ class Chart:
 def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     """How the policies do on held-out prompts, and how their training went."""
     summaries = [summary(iteration) for iteration in iterations]
-    held_out = "On held-out prompts, scored by policy 0. Bars: two standard errors of the mean."
+    errors = "Bars: two standard errors of the mean."
     end = "Mean over the last quarter of an iteration's steps."
     scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
-    margin, accuracy, distinct = "train/reward_margin", "train/reward_accuracy", "evaluation/distinct_"
     charts: list[tuple[str, str, Paint]] = [
         (
             "Win rate against policy 0",
             "Policy 0 judges. Bars: the bootstrap interval. Diamonds: what always taking the longer answer would give.",
             partial(_win_rate, summaries),
         ),
-        ("Held-out score", held_out, partial(_means, scores, "mean score")),
-        ("Answer length", held_out.replace(", scored by policy 0", ""), partial(_means, lengths, "tokens an answer")),
+        (
+            "Held-out score",
+            f"On held-out prompts, with one judge for all policies. {errors}",
+            partial(_means, scores, "mean score"),
+        ),
+        (
+            "Answer length",
+            f"On held-out prompts. {errors} {_cut(iterations)}",
+            partial(_means, lengths, "tokens an answer"),
+        ),
         (
             "Diversity",
             "Distinct n-grams of words as a share of all, over the held-out answers. Longer answers lower it too.",
-            partial(_lines, summaries, {"one word": f"{distinct}1", "two words": f"{distinct}2"}, "distinct n-grams"),
+            partial(_distinct, summaries),
         ),
         (
             "Training loss",
@@ -86,13 +95,13 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
         ),
         (
             "Reward margin",
-            f"Implicit reward of the chosen candidate less that of the rejected one. {end}",
-            partial(_lines, summaries, {"": margin}, "reward margin, nats times beta", zero=True),
+            f"Implicit reward, beta times nats, of the chosen candidate less that of the rejected one. {end}",
+            partial(_margin, summaries),
         ),
         (
             "Reward accuracy",
             f"Share of pairs whose chosen candidate has the higher implicit reward. {end}",
-            partial(_accuracy, summaries, accuracy),
+            partial(_accuracy, summaries),
         ),
     ]
     return [_chart(*chart) for chart in charts]
@@ -108,24 +117,24 @@ def distributions(iterations: Sequence[Iteration]) -> list[Chart]:
     return [
         _chart(
             "Scores of candidates",
-            "Bars share one height scale; the line marks the mean. Each policy scores its own candidates, so a shift "
-            "may be in the judge as well as in the answers.",
+            "Bars share one height scale; the line marks the mean. Where the judge is the policy itself, a shift may "
+            "be in the judge as well as in the answers.",
             partial(_histograms, scores, highest, "score"),
         ),
         _chart(
             "Lengths of candidates",
-            "Bars share one height scale; the line marks the mean. A pile at the right end is candidates cut at the limit.",
+            "Bars share one height scale; the line marks the mean. A pile at the right end: cut at the limit.",
             partial(_histograms, lengths, longest, "tokens a candidate"),
         ),
     ]
 
 
-def preferences(comparisons: Sequence[Comparison]) -> Chart:
+def duels(comparisons: Sequence[Comparison]) -> Chart:
     """Every duel, by what the judge said in either order."""
     return _chart(
         "Every duel in both orders",
-        "One dot a duel: how probable the judge finds it that the policy's answer is the better one. Above the diagonal "
-        "the policy wins. Dots at the top left or bottom right are duels that the order of the answers decided.",
+        "One dot a duel: how probable the judge finds it that the policy's answer is the better one. Above the "
+        "diagonal the policy wins. At the top left and the bottom right, the judge changed its mind with the order.",
         partial(_duels, comparisons),
         size=(3.9, 3.6),
     )
@@ -141,6 +150,11 @@ def _chart(title: str, caption: str, paint: Paint, size: tuple[float, float] = (
     return Chart(title, caption, f"data:image/svg+xml;base64,{encoded}")
 
 
+def _cut(iterations: Sequence[Iteration]) -> str:
+    first, last = (100 * (1 - iterations[t]["held_out_candidates"].metrics["finished_share"]) for t in (0, -1))
+    return f"Cut at the limit: {first:.0f} % of policy 0's answers, {last:.0f} % of policy {len(iterations) - 1}'s."
+
+
 def _policies(axes: Axes, count: int, label: str = "policy") -> None:
     """All charts over iterations share one axis, so that they can be read against each other."""
     axes.set_xlim(-0.4, count - 0.6)
@@ -151,7 +165,7 @@ def _policies(axes: Axes, count: int, label: str = "policy") -> None:
 def _half(axes: Axes) -> None:
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.axhline(0.5, **_REFERENCE)
 
 
 def _legend(axes: Axes) -> None:
@@ -171,7 +185,8 @@ def _win_rate(summaries: Summaries, axes: Axes) -> None:
     reach = [np.subtract(rates, low), np.subtract(high, rates)]
     axes.errorbar(at, rates, reach, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2, label="policy")
     beside = [t + 0.1 for t in at]  # next to the interval, which would hide it
-    axes.plot(beside, _points(summaries, f"{part}length_win_rate")[1], "D", mfc="white", color=GREY, label="length alone")
+    length = _points(summaries, f"{part}length_win_rate")[1]
+    axes.errorbar(beside, length, fmt="D", mfc="white", color=GREY, label="length alone")
     _half(axes)
     _policies(axes, len(summaries))
     axes.set_ylabel("win rate")
@@ -188,24 +203,28 @@ def _means(samples: Sequence[Sequence[float]], label: str, axes: Axes) -> None:
     axes.set_ylabel(label)
 
 
-def _lines(summaries: Summaries, names: Mapping[str, str], label: str, axes: Axes, zero: bool = False) -> None:
-    marks = [("o-", BLUE), ("s--", ORANGE)]
-    for (legend, name), (mark, color) in zip(names.items(), marks, strict=False):
-        axes.plot(*_points(summaries, name), mark, color=color, label=legend)
-    if zero:
-        axes.axhline(0, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+def _distinct(summaries: Summaries, axes: Axes) -> None:
+    axes.plot(*_points(summaries, "evaluation/distinct_1"), "o-", color=BLUE, label="one word")
+    axes.plot(*_points(summaries, "evaluation/distinct_2"), "s--", color=ORANGE, label="two words")
+    axes.margins(y=0.2)
+    _policies(axes, len(summaries))
+    axes.set_ylabel("share of distinct n-grams")
+    _legend(axes)
+
+
+def _margin(summaries: Summaries, axes: Axes) -> None:
+    axes.plot(*_points(summaries, "train/reward_margin"), "o-", color=BLUE)
+    axes.axhline(0, **_REFERENCE)
     axes.margins(y=0.25)
-    _policies(axes, len(summaries), "iteration" if zero else "policy")
-    axes.set_ylabel(label)
-    if len(names) > 1:
-        _legend(axes)
+    _policies(axes, len(summaries), "iteration")
+    axes.set_ylabel("reward margin")
 
 
-def _accuracy(summaries: Summaries, name: str, axes: Axes) -> None:
-    axes.plot(*_points(summaries, name), "o-", color=BLUE)
+def _accuracy(summaries: Summaries, axes: Axes) -> None:
+    axes.plot(*_points(summaries, "train/reward_accuracy"), "o-", color=BLUE)
     _half(axes)
     _policies(axes, len(summaries), "iteration")
-    axes.set_ylabel("pairs")
+    axes.set_ylabel("share of pairs")
 
 
 def _loss(losses: Sequence[Sequence[float]], axes: Axes) -> None:
@@ -234,7 +253,7 @@ def _histograms(samples: Sequence[Sequence[float]], highest: float, label: str, 
         axes.plot([0, highest], [t, t], color=PALE, linewidth=0.6)
         if values:
             axes.plot([fmean(values)] * 2, [t, t - 0.85], color=ORANGE, linewidth=1.2)
-    axes.set_ylim(len(samples) + 0.12, 0)
+    axes.set_ylim(len(samples) + 0.12, 0.1)
     axes.set_xlim(0, highest * 1.005)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines["left"].set_visible(False)
@@ -247,12 +266,10 @@ def _duels(comparisons: Sequence[Comparison], axes: Axes) -> None:
     first, second = [c.preference_first for c in comparisons], [c.preference_second for c in comparisons]
     axes.axhline(0.5, color=PALE, linewidth=0.8, zorder=0)
     axes.axvline(0.5, color=PALE, linewidth=0.8, zorder=0)
-    axes.plot([0, 1], [1, 0], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axes.plot([0, 1], [1, 0], **_REFERENCE)
     axes.plot(first, second, "o", color=BLUE, alpha=0.6, markersize=5, markeredgewidth=0)
-    corners = {(0.98, 1.0): "policy", (0.02, 0.0): "policy 0", (0.98, 0.0): "the first", (0.02, 1.0): "the second"}
-    for (x, y), text in corners.items():
-        align = "right" if x > 0.5 else "left"
-        axes.text(x, y, text, color=GREY, fontsize=8, ha=align, va="top" if y else "bottom")
+    axes.text(0.98, 0.98, "wins in both orders", color=GREY, ha="right", va="top")
+    axes.text(0.02, 0.02, "loses in both orders", color=GREY, ha="left", va="bottom")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     for axis in (axes.xaxis, axes.yaxis):

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfreward.store import Manifest
-from selfreward.tracking.metrics import GIB, Iteration, cost, summary
+from selfreward.tracking.metrics import GIB, Iteration, cost, summary, verdict
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -122,10 +122,10 @@ def iteration_table(iteration: Iteration) -> Table:
         "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
         "training": f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
         f"reward margin {values['train/reward_margin']:+.3f}, accuracy {_percent(values['train/reward_accuracy'])}",
-        "win rate": f"{win_rate(iteration)} over policy 0: {_verdict(iteration)}; "
+        "win rate": f"{win_rate(iteration)} over policy 0: {verdict(iteration['evaluation'].metrics)}; "
         f"by length alone {_percent(values['evaluation/length_win_rate'])}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
-        f"{values['cost/peak_memory_gib']:.1f} GiB at most",
+        f"{_number(values.get('cost/peak_memory_gib'), 1)} GiB at most",
     }
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=10)
@@ -162,14 +162,9 @@ def win_rate(iteration: Iteration) -> str:
     metrics = iteration["evaluation"].metrics
     if "win_rate" not in metrics:
         return "–"
-    return f"{_percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
-
-
-def _verdict(iteration: Iteration) -> str:
-    metrics = iteration["evaluation"].metrics
-    if not metrics["win_rate_shown"]:
-        return "nothing shown"
-    return "better" if metrics["win_rate"] > 0.5 else "worse"
+    return (
+        f"{_percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
+    )
 
 
 def sparkline(counts: Sequence[int]) -> str:

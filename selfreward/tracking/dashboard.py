@@ -20,7 +20,7 @@ from selfreward.records import Candidate, Judgement, PreferencePair
 from selfreward.tracking.metrics import Iteration, summary
 
 _FINISH_SECONDS = 120
-_COLUMNS = ["iteration", "prompt", "candidate", "score", "tokens", "role"]
+_COLUMNS = ("iteration", "prompt", "candidate", "score", "tokens", "role")
 
 
 class Dashboard:
@@ -69,31 +69,34 @@ class Dashboard:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             self._warn(f"W&B failed and is left out from here on: {reason}")
 
-    def _begin(self) -> None:
+    def _begin(self) -> Any:
         import wandb  # takes a second to import, and a run that finds all complete logs nothing
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        self._run = wandb.init(
+        mode: Any = self._mode
+        run = wandb.init(
             project=self._tracking.project,
             group=self._group,
             dir=str(self._folder),
-            mode=self._mode,  # pyright: ignore[reportArgumentType]
+            mode=mode,
             config=dict(self._settings),
             settings=wandb.Settings(console="off", init_timeout=60, silent=True),
         )
-        self._run.define_metric("iteration")
-        self._run.define_metric("*", step_metric="iteration")
-        self._run.define_metric("steps/step")
-        self._run.define_metric("steps/*", step_metric="steps/step")
+        run.define_metric("iteration")
+        run.define_metric("*", step_metric="iteration")
+        run.define_metric("steps/step")
+        run.define_metric("steps/*", step_metric="steps/step")
+        return run
 
     def _log(self, number: int, iteration: Iteration) -> None:
-        if self._run is None:
-            self._begin()
         import wandb
 
+        if self._run is None:
+            self._run = self._begin()
         values: dict[str, Any] = {"iteration": number, **summary(iteration)}
         if number:
-            values["candidates/examples"] = wandb.Table(_COLUMNS, example_rows(number, iteration, self._tracking.examples))
+            rows: Any = example_rows(number, iteration, self._tracking.examples)
+            values["candidates/examples"] = wandb.Table(list(_COLUMNS), rows)
             values["judgements/scores"] = wandb.Histogram(iteration["judgements"].metrics["scores"])
             self._log_steps(iteration["policy"].metrics)
         self._run.log(values)
@@ -127,7 +130,14 @@ def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[A
     candidates = iteration["candidates"].read(Candidate)
     shown = list(dict.fromkeys(candidate.prompt_id for candidate in candidates))[:prompts]
     return [
-        [number, c.prompt, c.text, scores[c.prompt_id, c.index], len(c.token_ids), roles.get((c.prompt_id, c.index), "")]
+        [
+            number,
+            c.prompt,
+            c.text,
+            scores[c.prompt_id, c.index],
+            len(c.token_ids),
+            roles.get((c.prompt_id, c.index), ""),
+        ]
         for c in candidates
         if c.prompt_id in shown
     ]

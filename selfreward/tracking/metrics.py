@@ -9,8 +9,8 @@ from typing import Any
 from selfreward.store import Artifact, Cost
 
 Iteration = Mapping[str, Artifact]
-"""An iteration's artifacts by the names of the loop: prompts, candidates, judgements, pairs, policy, held_out_candidates,
-held_out_judgements, evaluation. Iteration 0 has the policy and the held-out ones alone."""
+"""An iteration's artifacts by the names of the loop: prompts, candidates, judgements, pairs, policy, and, for the
+evaluation, held_out_candidates, held_out_judgements, evaluation. Iteration 0 has only the policy and those."""
 
 GIB = 1 << 30
 
@@ -53,13 +53,21 @@ def summary(iteration: Iteration) -> dict[str, float]:
         found |= {f"train/{name}": value for name, value in _training(iteration["policy"].metrics).items()}
     total = cost(iteration)
     found |= {"cost/seconds": total.seconds, "cost/tokens": total.tokens}
-    found["cost/peak_memory_gib"] = total.peak_memory_bytes / GIB
+    if total.peak_memory_bytes:
+        found["cost/peak_memory_gib"] = total.peak_memory_bytes / GIB
     return found
 
 
 def cost(iteration: Iteration) -> Cost:
     """What the iteration's artifacts took to make, whenever they were made."""
     return sum((artifact.manifest.cost for artifact in iteration.values()), Cost())
+
+
+def verdict(evaluation: Mapping[str, Any]) -> str:
+    """What an evaluation's metrics show of a policy against policy 0: better, worse, or nothing."""
+    if not evaluation["win_rate_shown"]:
+        return "nothing was shown"
+    return "better than policy 0" if evaluation["win_rate"] > 0.5 else "worse than policy 0"
 
 
 def artifact_names(iteration: Iteration) -> dict[str, Any]:

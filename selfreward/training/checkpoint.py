@@ -36,9 +36,7 @@ class CheckpointCallback(TrainerCallback):
         self._cost = cost
         self._last = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if time.monotonic() - self._last >= self._seconds and state.global_step < state.max_steps:
             control.should_save = True
 

@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from selfreward.config import MemoryConfig, TrainConfig
 from selfreward.errors import TrainingError
@@ -39,6 +40,9 @@ class PairTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: a checkpoint lives for minutes."""
 
 
 def make_trainer(
@@ -110,7 +114,9 @@ def train_dpo(
 def check_start(loss: float) -> None:
     """A policy that equals its reference starts at a loss of ln 2. Raises `TrainingError` where it doesn't."""
     if abs(loss - math.log(2)) > _START_TOLERANCE:
-        raise TrainingError(f"the first loss is {loss:.4f}, not ln 2: the reference is not the policy that training began with")
+        raise TrainingError(
+            f"the first loss is {loss:.4f}, not ln 2: the reference is not the policy that training began with"
+        )
 
 
 def _arguments(train: TrainConfig, memory: MemoryConfig, seed: int, folder: Path, device: str) -> DPOConfig:

@@ -1,0 +1,49 @@
+# What a person does with this project. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+help: ## list these targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+setup: $(BIN)/.ready ## make .venv and install everything into it
+
+# torch comes first and by exact version where there is no GPU: a looser requirement may pull gigabytes of CUDA.
+$(BIN)/.ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	@if command -v nvidia-smi >/dev/null; then spec='torch>=2.11'; else spec='torch==2.13.0'; fi; \
+	echo "installing $$spec and the rest (a few minutes, once)"; \
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$spec" && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=0.2" passes settings on
+	$(BIN)/python -m selfreward.run iteration=3 $(ARGS)
+
+test: setup ## all tests, the real model among them
+	$(BIN)/python -m pytest
+
+test-fast: setup ## tests that take a minute in all
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+lint: setup ## style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure; what the machine lacks is skipped
+	@for file in experiments/bench/*.py; do $(BIN)/python $$file || exit; done
+
+clean: ## remove what was installed and cached here, but no outputs
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup run test test-fast lint format bench clean

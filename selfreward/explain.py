@@ -1,0 +1,75 @@
+"""Errors as one line that names the key, the value and the remedy, wherever they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from selfreward.config import RunConfig
+from selfreward.errors import ConfigError, SelfRewardError
+
+MISTAKES = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
+"""What a person can mend; anything else is a mistake of ours and keeps its traceback."""
+
+
+def explain(error: BaseException) -> str:
+    """One line for any of `MISTAKES`."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; check that it can be read and written"
+    if match := re.match(r"Could not override '([^']+)'", str(error)):
+        return str(unknown_key(match[1]))
+    text = _joined(error)
+    if cause := error.__cause__:
+        text = f"{text}: {_joined(cause)}"
+    return text
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for settings that can't be used, otherwise what the error says."""
+    if isinstance(error, SelfRewardError):
+        return error.exit_code
+    return 1 if isinstance(error, OSError) else 2
+
+
+def unknown_key(key: str) -> ConfigError:
+    """The error for a key that isn't there, with the one that was probably meant."""
+    close = difflib.get_close_matches(key, _keys(RunConfig, ""), n=1)
+    meant = f"did you mean {close[0]}?" if close else "see --help and --cfg job for those there are"
+    return ConfigError(key, "...", f"there is no such key; {meant}")
+
+
+def check_keys(settings: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a key that the schema lacks: `+key=value` adds one, which would do nothing."""
+    known = set(_keys(RunConfig, ""))
+    for key in _given(settings, ""):
+        if key not in known:
+            raise unknown_key(key)
+
+
+def _joined(error: BaseException) -> str:
+    """Hydra and OmegaConf spread their errors over lines, some of them about their own insides."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    inside = ("full_key:", "object_type=", "reference_type=", "Config search path", "provider=", "See https")
+    return " ".join(line for line in lines if not line.startswith(inside))
+
+
+def _keys(schema: Any, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default_factory):
+            yield from _keys(field.default_factory, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def _given(settings: dict[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _given(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,198 @@
+"""The report of a run: one HTML file that needs nothing else, made from the manifests and records of its artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
+from selfreward.store.manifest import write_atomically
+from selfreward.tracking.metrics import Iteration, artifact_names, summary, verdict
+
+NOTHING = "\N{EN DASH}"  # in the place of what was not measured
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of iterations: its heading, the metrics it shows, and how."""
+
+    heading: str
+    names: tuple[str, ...]
+    layout: str
+
+    def cell(self, metrics: Mapping[str, float]) -> str:
+        """The text for one iteration."""
+        if any(name not in metrics for name in self.names):
+            return NOTHING
+        return _spaced(self.layout.format(*(metrics[name] for name in self.names)))
+
+
+COLUMNS = {
+    "Preference pairs": (
+        Column("pairs", ("pairs/pairs",), "{:,.0f}"),
+        Column("yield", ("pairs/yield",), "{:.0%}"),
+        Column("ties", ("pairs/tie_rate",), "{:.0%}"),
+        Column("parse failures", ("judgements/parse_failure_rate",), "{:.1%}"),
+        Column("judge score", ("judgements/mean_score",), "{:.2f}"),
+        Column(
+            "chosen\N{NO-BREAK SPACE}/ rejected tokens",
+            ("pairs/chosen_tokens", "pairs/rejected_tokens"),
+            "{:.0f} / {:.0f}",
+        ),
+    ),
+    "Training": (
+        Column("loss, first to last", ("train/loss_first", "train/loss_last"), f"{{:.3f}} {ARROW} {{:.3f}}"),
+        Column("reward margin", ("train/reward_margin",), "{:+.3f}"),
+        Column("reward accuracy", ("train/reward_accuracy",), "{:.0%}"),
+    ),
+    "Held-out prompts": (
+        Column("score", ("evaluation/mean_score",), "{:.2f}"),
+        Column("win rate", ("evaluation/win_rate",), "{:.0%}"),
+        Column("interval", ("evaluation/win_rate_low", "evaluation/win_rate_high"), "{:.0%} to {:.0%}"),
+        Column("mean tokens", ("evaluation/mean_tokens",), "{:.0f}"),
+        Column("distinct\N{NON-BREAKING HYPHEN}2", ("evaluation/distinct_2",), "{:.2f}"),
+    ),
+    "Cost": (
+        Column("seconds", ("cost/seconds",), "{:,.0f}"),
+        Column("tokens", ("cost/tokens",), "{:,.0f}"),
+        Column("peak GiB", ("cost/peak_memory_gib",), "{:.1f}"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A candidate, its judgement, and its role in the pair: chosen, rejected, or none."""
+
+    candidate: Candidate
+    judgement: Judgement
+    role: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with all its candidates, and what came of them."""
+
+    prompt: str
+    answers: list[Answer]
+    outcome: str
+
+
+def write_report(
+    path: Path, title: str, settings: Mapping[str, Any], iterations: Sequence[Iteration], examples: int
+) -> None:
+    """Write the report to `path`. The same inputs give the same bytes.
+
+    It shows the first `examples` prompts of each iteration, and as many duels of the last policy.
+    """
+    from selfreward.tracking import charts  # imports matplotlib, which takes a second
+
+    evaluation = iterations[-1]["evaluation"]
+    comparisons = evaluation.read(Comparison)  # none where policy 0 is alone
+    text = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=title,
+            outcome=outcome(iterations),
+            last=len(iterations) - 1,
+            evaluation=evaluation,
+            columns=COLUMNS,
+            rows=[summary(iteration) for iteration in iterations],
+            charts=[*charts.over_iterations(iterations), *charts.distributions(iterations)] if iterations[1:] else [],
+            trained=iterations[1:],
+            examples=[find_examples(iteration, examples) for iteration in iterations[1:]],
+            comparisons=comparisons,
+            duels=[(duel, duel_outcome(duel, f"policy {len(iterations) - 1}")) for duel in comparisons[:examples]],
+            duel_chart=charts.duels(comparisons) if comparisons else None,
+            settings=list(flatten(settings)),
+            artifacts=[
+                (t, name, reference, iteration[name].manifest)
+                for t, iteration in enumerate(iterations)
+                for name, reference in artifact_names(iteration).items()
+            ],
+        )
+    )
+    write_atomically(path, text.encode())
+
+
+def outcome(iterations: Sequence[Iteration]) -> str:
+    """One sentence: whether the last policy is better than policy 0, as far as anything was shown."""
+    metrics = iterations[-1]["evaluation"].metrics
+    if "win_rate" not in metrics:
+        return "There is policy 0 alone: no policy was trained, and none compared."
+    digits = 1 if metrics["answers"] >= 100 else 0  # fewer duels don't carry a decimal
+    rate, low, high = (f"{metrics[name]:.{digits}%}" for name in ("win_rate", "win_rate_low", "win_rate_high"))
+    return _spaced(
+        f"Policy {len(iterations) - 1} wins {rate} of {metrics['answers']} duels against policy 0 "
+        f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {verdict(metrics)}."
+    )
+
+
+def find_examples(iteration: Iteration, count: int) -> list[Example]:
+    """The first prompts of an iteration with all their candidates, the best score first."""
+    judgements = {(j.prompt_id, j.index): j for j in iteration["judgements"].read(Judgement)}
+    pairs = {pair.prompt_id: pair for pair in iteration["pairs"].read(PreferencePair)}
+    by_prompt = groupby(iteration["candidates"].read(Candidate), key=lambda candidate: candidate.prompt_id)
+    return [
+        _example([(candidate, judgements[prompt_id, candidate.index]) for candidate in group], pairs.get(prompt_id))
+        for prompt_id, group in islice(by_prompt, count)
+    ]
+
+
+def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None) -> Example:
+    roles = {pair.chosen_index: "chosen", pair.rejected_index: "rejected"} if pair else {}
+    answers = [Answer(candidate, judgement, roles.get(candidate.index, "")) for candidate, judgement in judged]
+    answers.sort(key=lambda answer: -1.0 if answer.judgement.score is None else answer.judgement.score, reverse=True)
+    scored = sum(judgement.score is not None for _, judgement in judged)
+    if pair:
+        outcome = f"pair: {pair.chosen_score:.3f} over {pair.rejected_score:.3f}"
+    elif scored < 2:
+        outcome = f"no pair: no score for {len(judged) - scored} of {len(judged)} candidates"
+    else:
+        outcome = "no pair: the scores tie"
+    return Example(judged[0][0].prompt, answers, outcome)
+
+
+def duel_outcome(duel: Comparison, policy: str) -> str:
+    """Who wins, by the preference averaged over both orders; equal answers tie."""
+    return {0.5: "tie", 1.0: f"{policy} wins", 0.0: "policy 0 wins"}[duel.win]
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted keys, each with its value as one would write it on the command line."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield f"{prefix}{key}", text
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return _spaced(f"{share:.{digits}%}")
+
+
+def _spaced(text: str) -> str:
+    return text.replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,  # prompts, candidates and judges' replies may hold anything
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = percent
+    return environment

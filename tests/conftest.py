@@ -1,0 +1,49 @@
+"""Fixtures: the tiny model, and settings small enough for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from selfreward.config import PromptsConfig, RunConfig
+
+os.environ["WANDB_MODE"] = "offline"  # no test may reach a service
+os.environ.pop("WANDB_API_KEY", None)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny chat model."""
+    from tests.tiny import save_tiny_model  # imports torch, which many tests do without
+
+    return save_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def tiny_config(tiny_model: Path, tmp_path: Path) -> RunConfig:
+    """Settings under which the whole loop takes a few seconds."""
+    return tiny_settings(tiny_model, tmp_path / "outputs" / "run")
+
+
+def tiny_settings(model: Path, output_dir: Path) -> RunConfig:
+    """Settings for the tiny model: float32, few prompts, short answers, a learning rate that shows."""
+    cfg = RunConfig(iteration=1, name="tiny", output_dir=str(output_dir))
+    cfg.model.name = str(model)
+    cfg.model.dtype = "float32"
+    cfg.prompts = PromptsConfig(
+        kind="seed_pool", category_column="category", held_out_column="split", per_iteration=6, held_out=4
+    )
+    cfg.sampling.n = 3
+    cfg.sampling.max_new_tokens = 12
+    cfg.sampling.shard_size = 2
+    cfg.judge.shard_size = 2
+    cfg.judge.max_new_tokens = 8
+    cfg.evaluation.max_new_tokens = 12
+    cfg.train.learning_rate = 1e-3
+    cfg.train.batch_size = 2
+    cfg.memory.micro_batch = 1
+    cfg.memory.checkpoint_seconds = 0
+    cfg.tracking.wandb = "disabled"
+    return cfg

@@ -1,0 +1,60 @@
+"""Run the loop in this process, and look at what it made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfreward import model_files
+from selfreward.config import RunConfig, artifacts_dir
+from selfreward.loop import loop
+from selfreward.sources import SOURCES
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Manifest, Store
+from selfreward.store.observer import Silent
+from selfreward.tracking.metrics import Iteration
+
+
+class Recorder(Silent):
+    """Remembers which stages computed and which were reused; `at` is called with each event, and may raise or kill."""
+
+    def __init__(self, at: Any = None) -> None:
+        self.computed: list[str] = []
+        self.reused: list[str] = []
+        self._at = at or (lambda event, stage: None)
+        self._stage = ""
+
+    def started(self, stage: str, artifact_id: str) -> None:
+        self._stage = stage
+        self._at("started", stage)
+
+    def advanced(self, units: float, tokens: int) -> None:
+        self._at("advanced", self._stage)
+
+    def finished(self, manifest: Manifest, *, reused: bool) -> None:
+        (self.reused if reused else self.computed).append(manifest.stage)
+        self._at("finished", manifest.stage)
+
+
+def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]:
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    tools = Tools(pool, Path(cfg.model.name), cfg.model, cfg.engine, cfg.memory)
+    return Store(artifacts_dir(cfg), tools, recorder or Recorder())
+
+
+def run_loop(cfg: RunConfig, recorder: Recorder | None = None) -> list[Iteration]:
+    identity = model_files.identify(Path(cfg.model.name), cfg.model.dtype)
+    return list(loop(cfg, identity, make_store(cfg, recorder)))
+
+
+def digests(root: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of every file of every complete artifact below `root`, by artifact."""
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(root.glob("*/*/manifest.json")):
+        manifest = Manifest.read(path.parent)
+        assert manifest is not None
+        artifact = Artifact(path.parent, manifest)
+        for name in manifest.files:
+            artifact.file(name)  # raises where the bytes are not those of the manifest
+        found[artifact.reference] = {name: entry.sha256 for name, entry in manifest.files.items()}
+    return found

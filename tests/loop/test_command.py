@@ -1,0 +1,119 @@
+"""The command line as people meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = (
+    "model.dtype=float32 prompts.per_iteration=4 prompts.held_out=4 sampling.n=2 sampling.max_new_tokens=8 "
+    "evaluation.max_new_tokens=8 train.batch_size=2 train.learning_rate=1e-3 memory.micro_batch=1"
+).split()
+
+
+def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "selfreward.run", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trian.beta=0.1", "trian"),
+        ("train.betta=0.1", "betta"),
+        ("iteration=0", "iteration=0: use a number of at least 1"),
+        ("iteration=three", "iteration"),
+        ("sampling.n=-1", "sampling.n=-1: use a number of at least 2"),
+        ("train.loss=dpoo", "train.loss=dpoo: use one of sigmoid"),
+        ("judge.mode=median", "judge.mode=median: use one of expected, sampled"),
+        ("train.max_length=100", "train.max_length=100: candidates may have 608 tokens"),
+        ("prompts=file prompts.path=nowhere.jsonl", "prompts.path=nowhere.jsonl: there is no such file"),
+        ("prompts=file prompts.path=empty.jsonl", "prompts.path=empty.jsonl: holds no prompt"),
+        (
+            "prompts=file prompts.path=two.jsonl prompts.prompt_column=text",
+            "prompts.prompt_column=text: two.jsonl has the columns question",
+        ),
+        ("output_dir=/proc/nothing/run", "output_dir=/proc/nothing/run: can't be written"),
+        ("model.name=empty_model", "model.name=empty_model: empty_model has no .safetensors file"),
+        ("engine.merge_adapter=true", "train.reference=previous: a model with its adapter merged"),
+        ("tracking.wandb=online", "tracking.wandb=online: there is no API key"),
+        ("model=llama4", "llama4"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, override: str, said: str) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "two.jsonl").write_text('{"question": "a"}\n{"question": "b"}\n')
+    (tmp_path / "empty_model").mkdir()
+    (tmp_path / "empty_model" / "config.json").write_text("{}")
+    result = command(*override.split(), cwd=tmp_path, HOME=str(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+
+
+def test_help_is_written_for_people(tmp_path: Path) -> None:
+    result = command("--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for text in ("make policy 3 exist", "train.beta", "judge: expected, length, sampled"):
+        assert text in result.stdout
+
+
+def test_the_configuration_can_be_shown_without_running(tmp_path: Path) -> None:
+    shown = command("--cfg", "job", "--resolve", "experiment=quick", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "name: quick" in shown.stdout and "output_dir: outputs/quick" in shown.stdout
+    assert command("--info", "defaults", cwd=tmp_path).returncode == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_people_look_for_and_then_answers_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    arguments = (f"model.name={tiny_model}", *TINY, "iteration=1")
+    first = command(*arguments, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    run = tmp_path / "outputs" / "default"
+    assert {"config.json", "lineage.json", "run.log", "report.html", "iterations", "wandb"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert (run / "iterations" / "1" / "policy" / "adapter_model.safetensors").is_file()
+    assert json.loads((run / "config.json").read_text())["train"]["beta"] == 0.1
+    assert "outputs/default/report.html" in first.stdout
+
+    again = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "selfreward.run", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0
+    assert "All of policy 1 was there already: nothing was computed." in again.stdout
+    imported = {
+        line.rsplit("|", 1)[-1].strip() for line in again.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "hydra" in imported
+    assert not imported & {"torch", "transformers", "peft", "trl", "wandb", "matplotlib"}
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model: Path, tmp_path: Path) -> None:
+    result = command("-m", f"model.name={tiny_model}", *TINY, "iteration=1", "train.beta=0.05,0.2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    artifacts = tmp_path / "outputs" / "artifacts"
+    stages = {
+        stage.name: len(list(stage.glob("*/manifest.json"))) for stage in artifacts.iterdir() if stage.name[0] != "."
+    }
+    # Policy 0 and two others; held-out answers of all three; candidates, judgements and pairs of iteration 1 once.
+    assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "pairs": 1, "evaluations": 3}
+    points = [path.parent for path in (tmp_path / "outputs" / "default").glob("*/report.html")]
+    assert {json.loads((point / "config.json").read_text())["train"]["beta"] for point in points} == {0.05, 0.2}

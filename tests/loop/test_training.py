@@ -1,0 +1,169 @@
+"""DPO through trl: the right log-probabilities, the right reference, and checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfreward.adapters import WEIGHTS
+from selfreward.config import RunConfig, artifacts_dir
+from selfreward.errors import TrainingError
+from selfreward.models import TRAINED
+from selfreward.records import PreferencePair
+from selfreward.store import Cost
+from selfreward.training.checkpoint import newest_whole, seal
+from selfreward.training.dpo import REFERENCE, PairTrainer, check_start, make_trainer
+from tests.loop.helpers import Recorder, digests, make_store, run_loop
+
+
+class KilledError(Exception):
+    """Stands for a kill in tests that stay in one process; tests/loop/test_kill.py sends the real signal."""
+
+
+def _trainer(
+    cfg: RunConfig, folder: Path, model: object, tokenizer: object, pairs: list[PreferencePair]
+) -> PairTrainer:
+    return make_trainer(model, tokenizer, pairs, cfg.train, cfg.memory, 0, folder)  # pyright: ignore[reportArgumentType]
+
+
+def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunConfig, tmp_path: Path) -> None:
+    tiny_config.memory.micro_batch = tiny_config.train.batch_size = 2
+    made = run_loop(tiny_config)
+    pairs = made[1]["pairs"].read(PreferencePair)[:2]
+    tools = make_store(tiny_config).tools
+    start = tools.adapter(made[1]["policy"])
+    with tools.models.trainable(start, tiny_config.train.lora, 0) as model:
+        trainer = _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, pairs)
+        with torch.no_grad():  # move the policy away from its reference
+            for name, parameter in model.named_parameters():
+                if f".{TRAINED}." in name:
+                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        batch = next(iter(trainer.get_train_dataloader()))
+        ours = trainer.compute_loss(model, batch).item()
+
+        def logprob(prompt: list[int], completion: list[int], adapter: str) -> float:
+            model.set_adapter(adapter)
+            ids = torch.tensor([prompt + completion])
+            with torch.no_grad():
+                logits = model.double()(input_ids=ids).logits[0].double()
+            # Position p predicts token p + 1: the completion's first token comes from the prompt's last position.
+            rows = logits[len(prompt) - 1 : -1].log_softmax(-1)
+            return rows.gather(-1, torch.tensor(completion)[:, None]).sum().item()
+
+        margins: list[float] = []
+        for pair in pairs:
+            ratios = [
+                logprob(pair.prompt_ids, ids, TRAINED) - logprob(pair.prompt_ids, ids, REFERENCE)
+                for ids in (pair.chosen_ids, pair.rejected_ids)
+            ]
+            margins.append(ratios[0] - ratios[1])
+        expected = -torch.nn.functional.logsigmoid(tiny_config.train.beta * torch.tensor(margins, dtype=torch.float64))
+    assert abs(margins[0]) > 1e-3
+    assert ours == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+def test_the_reference_is_the_previous_policy_byte_for_byte(tiny_config: RunConfig, tmp_path: Path) -> None:
+    made = run_loop(tiny_config)[1]
+    tools = make_store(tiny_config).tools
+    previous = load_file(made["policy"].path / WEIGHTS)
+    with tools.models.trainable(tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model:
+        _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, made["pairs"].read(PreferencePair))
+        state = model.state_dict()
+        for adapter in (TRAINED, REFERENCE):
+            for name, tensor in previous.items():
+                here = state[name.replace(".weight", f".{adapter}.weight")]
+                assert torch.equal(here, tensor), f"{adapter} {name}"
+        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert trainable and all(f".{TRAINED}." in name for name in trainable)
+
+
+def test_with_reference_base_there_is_no_reference_adapter(tiny_config: RunConfig, tmp_path: Path) -> None:
+    made = run_loop(tiny_config)[1]
+    tools = make_store(tiny_config).tools
+    tiny_config.train.reference = "base"
+    with tools.models.trainable(tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model:
+        _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, made["pairs"].read(PreferencePair))
+        assert list(model.peft_config) == [TRAINED]
+        assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_training_leaves_the_base_model_bit_identical_and_without_adapters(tiny_config: RunConfig) -> None:
+    store = make_store(tiny_config)
+    before = {name: tensor.clone() for name, tensor in store.tools.models.base.state_dict().items()}
+    made = run_loop(tiny_config)[1]
+    models = store.tools.models
+    with models.trainable(store.tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model, torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    after = models.base.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_start_away_from_ln_2_stops_training() -> None:
+    check_start(0.6931)
+    with pytest.raises(TrainingError, match="not ln 2"):
+        check_start(0.75)
+
+
+def test_nothing_learned_is_an_error(tiny_config: RunConfig) -> None:
+    tiny_config.train.learning_rate = 1e-60  # nothing, in float32
+    with pytest.raises(TrainingError, match="left the adapter as it was"):
+        run_loop(tiny_config)
+
+
+@pytest.mark.parametrize("damage", ["nothing", "a flipped bit", "a missing file", "no manifest"])
+def test_training_resumes_to_the_same_bytes(tiny_config: RunConfig, tmp_path: Path, damage: str) -> None:
+    """After a kill between steps, from the checkpoint; from the stage's start where that can't be trusted."""
+    tiny_config.train.epochs = 2
+    tiny_config.train.lora.dropout = 0.1  # so that the random state must be restored too
+    whole = tmp_path / "whole" / "run"
+    killed_at = tmp_path / "killed" / "run"
+    tiny_config.output_dir = str(whole)
+    run_loop(tiny_config)
+    steps = 0
+
+    def kill(event: str, stage: str) -> None:
+        nonlocal steps
+        steps += (event, stage) == ("advanced", "policies")
+        if steps == 5:  # the first is the start at step 0
+            raise KilledError
+
+    tiny_config.output_dir = str(killed_at)
+    with pytest.raises(KilledError):
+        run_loop(tiny_config, Recorder(kill))
+    (checkpoint,) = artifacts_dir(tiny_config).glob("policies/*/partial/checkpoint-*")
+    _damage(checkpoint, damage)
+    resumed_from: list[str] = []
+    run_loop(tiny_config, Recorder(lambda event, stage: resumed_from.append(f"{event} {stage}")))
+    steps_done = resumed_from.count("advanced policies") - 1
+    assert steps_done == (3 if damage == "nothing" else 6)
+    assert digests(artifacts_dir(tiny_config)) == digests(whole.parent / "artifacts")
+
+
+def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
+    for step in (1, 2, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(bytes([step]))
+        if step != 10:
+            seal(folder, Cost(seconds=step))
+    found = newest_whole(tmp_path)
+    assert found == (tmp_path / "checkpoint-2", Cost(seconds=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def _damage(checkpoint: Path, damage: str) -> None:
+    weights = next(checkpoint.rglob("adapter_model.safetensors"))
+    if damage == "a flipped bit":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "a missing file":
+        (checkpoint / "optimizer.pt").unlink()
+    elif damage == "no manifest":
+        (checkpoint / "checkpoint.json").unlink()
