@@ -34,7 +34,7 @@ def exit_code(error: BaseException) -> int:
     """2 for settings that can't be used, otherwise what the error says."""
     if isinstance(error, SelfRewardError):
         return error.exit_code
-    return 1 if isinstance(error, OSError) else 2
+    return 2 if isinstance(error, (HydraException, OmegaConfBaseException)) else 1
 
 
 def unknown_key(key: str) -> ConfigError:

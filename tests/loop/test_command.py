@@ -10,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
-TINY = (
-    "model.dtype=float32 prompts.per_iteration=4 prompts.held_out=4 sampling.n=2 sampling.max_new_tokens=8 "
-    "evaluation.max_new_tokens=8 train.batch_size=2 train.learning_rate=1e-3 memory.micro_batch=1"
-).split()
+from selfreward.run import main
+
+TINY = [
+    "model.dtype=float32",
+    "prompts.per_iteration=4",
+    "prompts.held_out=4",
+    "sampling.n=2",
+    "sampling.max_new_tokens=8",
+    "evaluation.max_new_tokens=8",
+    "train.batch_size=2",
+    "train.learning_rate=1e-3",
+    "memory.micro_batch=1",
+]
 
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,10 +39,11 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trian.beta=0.1", "trian"),
-        ("train.betta=0.1", "betta"),
+        ("trian.beta=0.1", "did you mean train.beta?"),
+        ("train.betta=0.1", "train.betta=...: there is no such key; did you mean train.beta?"),
+        ("+train.gamma=0.1", "train.gamma=...: there is no such key"),
         ("iteration=0", "iteration=0: use a number of at least 1"),
-        ("iteration=three", "iteration"),
+        ("iteration=three", "iteration=three: Value 'three' of type 'str' could not be converted to Integer"),
         ("sampling.n=-1", "sampling.n=-1: use a number of at least 2"),
         ("train.loss=dpoo", "train.loss=dpoo: use one of sigmoid"),
         ("judge.mode=median", "judge.mode=median: use one of expected, sampled"),
@@ -51,15 +61,32 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("model=llama4", "llama4"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path, override: str, said: str) -> None:
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    said: str,
+) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "two.jsonl").write_text('{"question": "a"}\n{"question": "b"}\n')
     (tmp_path / "empty_model").mkdir()
     (tmp_path / "empty_model" / "config.json").write_text("{}")
-    result = command(*override.split(), cwd=tmp_path, HOME=str(tmp_path))
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
-    assert result.stderr.startswith("error: ")
-    assert said in result.stderr
+    for key, value in {"HOME": str(tmp_path), "HYDRA_FULL_ERROR": "0"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["selfreward", *override.split()])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    error = capsys.readouterr().err
+    assert (exit.value.code, error.count("\n")) == (2, 1), error
+    assert error.startswith("error: ")
+    assert said in error
+
+
+def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
+    result = command("train.beta=-1", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, "error: train.beta=-1.0: use a number above 0\n")
 
 
 def test_help_is_written_for_people(tmp_path: Path) -> None:

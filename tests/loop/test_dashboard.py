@@ -1,0 +1,93 @@
+"""W&B mirrors the manifests, never asks anything, and never ends a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from selfreward.config import RunConfig, TrackingConfig
+from selfreward.errors import ConfigError
+from selfreward.tracking.dashboard import Dashboard, example_rows, resolve_mode
+from selfreward.tracking.metrics import summary
+from tests.loop.helpers import run_loop
+
+
+@pytest.fixture
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A person without an API key; returns the path of their netrc, which isn't there."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_without_a_key_it_is_offline_and_with_one_online(no_key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_mode("auto") == "offline"
+    no_key.write_text("machine api.wandb.ai login user password secret\n")
+    assert resolve_mode("auto") == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("auto") == "disabled"
+
+
+def test_online_without_a_key_is_refused_rather_than_asked_for(no_key: Path) -> None:
+    with pytest.raises(ConfigError, match="WANDB_API_KEY"):
+        resolve_mode("online")
+
+
+def test_the_examples_show_every_candidate_of_a_prompt_and_what_became_of_it(tiny_config: RunConfig) -> None:
+    iteration = run_loop(tiny_config)[1]
+    rows = example_rows(1, iteration, prompts=2)
+    assert len(rows) == 2 * tiny_config.sampling.n
+    assert sorted(row[-1] for row in rows) == ["", "", "chosen", "chosen", "rejected", "rejected"]
+    best = max(rows[:3], key=lambda row: row[3])
+    assert best[-1] == "chosen"
+
+
+def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tmp_path: Path) -> None:
+    iterations = run_loop(tiny_config)
+    said: list[str] = []
+    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {"seed": 0}, said.append)
+    for number, iteration in enumerate(iterations):
+        dashboard.log(number, iteration)
+    dashboard.finish()
+    assert said == []
+    (history,) = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
+    for name in summary(iterations[1]):
+        assert name.encode() in history
+    assert b"candidates/examples" in history and b"steps/loss" in history
+
+
+@pytest.mark.slow
+def test_a_service_that_dies_is_left_out_with_one_warning(tiny_config: RunConfig, tmp_path: Path) -> None:
+    iterations = run_loop(tiny_config)
+    said: list[str] = []
+    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, said.append)
+    dashboard.log(0, iterations[0])
+    services = [p for p in psutil.Process().children(recursive=True) if "wandb" in p.name() or "gpu_stats" in p.name()]
+    assert services
+    for service in services:
+        service.kill()
+    psutil.wait_procs(services, timeout=10)
+    for _ in range(3):
+        dashboard.log(1, iterations[1])
+    dashboard.finish()
+    assert len(said) <= 1
+
+
+def test_a_failure_is_said_once_and_never_raised(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("wandb.init", fail)
+    said: list[str] = []
+    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, said.append)
+    iterations = run_loop(tiny_config)
+    for number, iteration in enumerate(iterations):
+        dashboard.log(number, iteration)
+    dashboard.finish()
+    assert said == ["W&B failed and is left out from here on: no space left on device"]
