@@ -57,8 +57,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         _command()
-    except KeyboardInterrupt:
-        sys.exit(_complain("stopped; the same command goes on from here", 130))
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        sys.exit(_complain("stopped; the same command goes on from here", 128 + number))
     except MISTAKES as error:
         if _SHOWS_TRACEBACK:
             raise
@@ -169,7 +170,7 @@ def _quieten() -> None:
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signal_number)
 
 
 def _complain(line: str, exit_code: int) -> int:

@@ -65,7 +65,7 @@ class HFEngine:
         with self._models.policy(adapter):
             project = self._head()
             for batch, hidden_BLH, lengths_B in self._prefill(prompts, shared):
-                last_BH = hidden_BLH[torch.arange(len(batch)), lengths_B - 1]
+                last_BH = hidden_BLH[torch.arange(len(batch), device=lengths_B.device), lengths_B - 1]
                 logprobs_BC = project(last_BH).log_softmax(-1)[:, list(choice_ids)]
                 scores.update(zip(batch, logprobs_BC.tolist(), strict=True))
                 advance(len(batch), int(lengths_B.sum()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,30 @@ def test_a_run_leaves_what_people_look_for_and_then_answers_at_once(tiny_model: 
     }
     assert "hydra" in imported
     assert not imported & {"torch", "transformers", "peft", "trl", "wandb", "matplotlib"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_and_goes_on(tiny_model: Path, tmp_path: Path, sent: signal.Signals) -> None:
+    arguments = [f"model.name={tiny_model}", *TINY, "iteration=1", "tracking.wandb=disabled", "tracking.report=false"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "selfreward.run", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "candidates" in line:
+            process.send_signal(sent)
+            break
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent
+    assert error == "stopped; the same command goes on from here\n"
+    again = command(*arguments, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "artifacts reused" in again.stdout
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from selfreward.config import RunConfig, TrackingConfig
 from selfreward.errors import ConfigError
 from selfreward.tracking.dashboard import Dashboard, example_rows, resolve_mode
 from selfreward.tracking.metrics import summary
+from tests.conftest import tiny_settings
 from tests.loop.helpers import run_loop
 
 
@@ -61,20 +64,28 @@ def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tm
 
 
 @pytest.mark.slow
-def test_a_service_that_dies_is_left_out_with_one_warning(tiny_config: RunConfig, tmp_path: Path) -> None:
-    iterations = run_loop(tiny_config)
+def test_a_service_that_dies_does_not_end_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """In a process of its own, for W&B's exit hooks are to be survived too."""
+    child = [sys.executable, "-m", "tests.loop.test_dashboard", str(tiny_model), str(tmp_path)]
+    result = subprocess.run(child, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("killed\nwent on, warnings: at most one\n")
+
+
+def _outlive_the_service(model: Path, folder: Path) -> None:
+    iterations = run_loop(tiny_settings(model, folder / "outputs" / "run"))
     said: list[str] = []
-    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, said.append)
+    dashboard = Dashboard(folder, TrackingConfig(wandb="offline"), "tiny", {}, said.append)
     dashboard.log(0, iterations[0])
-    services = [p for p in psutil.Process().children(recursive=True) if "wandb" in p.name() or "gpu_stats" in p.name()]
-    assert services
+    services = [p for p in psutil.Process().children(recursive=True) if "wandb" in p.name()]
     for service in services:
         service.kill()
     psutil.wait_procs(services, timeout=10)
+    print("killed" if services else "there was no service")
     for _ in range(3):
         dashboard.log(1, iterations[1])
     dashboard.finish()
-    assert len(said) <= 1
+    print(f"went on, warnings: {'at most one' if len(said) <= 1 else said}")
 
 
 def test_a_failure_is_said_once_and_never_raised(
@@ -91,3 +102,7 @@ def test_a_failure_is_said_once_and_never_raised(
         dashboard.log(number, iteration)
     dashboard.finish()
     assert said == ["W&B failed and is left out from here on: no space left on device"]
+
+
+if __name__ == "__main__":
+    _outlive_the_service(Path(sys.argv[1]), Path(sys.argv[2]))

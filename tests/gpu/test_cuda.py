@@ -1,0 +1,39 @@
+"""What only a CUDA device can show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selfreward.config import RunConfig, artifacts_dir
+from selfreward.memory import GIB, MemoryMeter, enforce_cap
+from tests.loop.helpers import digests, run_loop
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+def test_the_loop_runs_on_the_gpu_in_bfloat16(tiny_config: RunConfig) -> None:
+    tiny_config.engine.device = "cuda"
+    tiny_config.model.dtype = "bfloat16"
+    tiny_config.iteration = 2
+    made = run_loop(tiny_config)
+    assert made[2]["policy"].metrics["loss"][0] == pytest.approx(0.6931, abs=0.02)
+    assert digests(artifacts_dir(tiny_config))
+
+
+def test_the_cap_is_kept_by_the_allocator() -> None:
+    enforce_cap(1.0)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(2 * GIB, dtype=torch.uint8, device="cuda")
+    finally:
+        enforce_cap(1e6)
+
+
+def test_the_meter_measures_the_stage_and_not_what_came_before() -> None:
+    block = torch.empty(GIB // 4, dtype=torch.uint8, device="cuda")
+    del block
+    torch.cuda.empty_cache()
+    with MemoryMeter().measure() as peak:
+        small = torch.empty(GIB // 16, dtype=torch.uint8, device="cuda")
+        assert small.numel() <= peak.bytes() < GIB // 4

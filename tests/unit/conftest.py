@@ -1,0 +1,36 @@
+"""The tiny model behind the real engine, for tests that leave it as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on matrices this small, threads only wait for each other
+
+# How fast a machine is says nothing about the code.
+settings.register_profile("selfreward", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("selfreward")
+
+if TYPE_CHECKING:
+    from selfreward.engines.hf import HFEngine
+    from selfreward.models import Models
+
+
+@pytest.fixture(scope="session")
+def models(tiny_model: Path) -> Models:
+    """The tiny model in float32."""
+    from selfreward.models import Models  # imports torch, which many tests do without
+
+    return Models(tiny_model, "tiny", "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def engine(models: Models) -> HFEngine:
+    """The default engine on the tiny model."""
+    from selfreward.engines.hf import HFEngine
+
+    return HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=False)

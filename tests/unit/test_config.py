@@ -1,0 +1,214 @@
+"""A setting that can't be used is found before anything loads, and said in one line: key, value, remedy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfreward.config import PromptsConfig, RunConfig, artifacts_dir, validate
+from selfreward.errors import ConfigError
+from selfreward.run import KINDS
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> RunConfig:
+    """Settings that are all right."""
+    cfg = RunConfig(output_dir=str(tmp_path / "outputs" / "run"), prompts=PromptsConfig(kind="seed_pool"))
+    cfg.model.name = "somewhere"
+    return cfg
+
+
+def override(cfg: RunConfig, key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    settings: Any = cfg
+    for group in groups:
+        settings = getattr(settings, group)
+    assert hasattr(settings, name)
+    setattr(settings, name, value)
+
+
+def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
+    validate(cfg, KINDS)
+
+
+# Each setting on its own
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "remedy"),
+    [
+        ("iteration", 0, "use a number of at least 1"),
+        ("seed", -1, "use a number of at least 0 and of at most"),
+        ("seed", 2**31, "use a number of at least 0 and of at most"),
+        ("prompts.per_iteration", 0, "of at least 1"),
+        ("prompts.held_out", 0, "of at least 1"),
+        ("sampling.n", 1, "of at least 2"),
+        ("sampling.temperature", -0.1, "of at least 0"),
+        ("sampling.temperature", float("nan"), "of at least 0"),
+        ("sampling.temperature", float("inf"), "of at least 0"),
+        ("sampling.top_p", 0, "above 0 and of at most 1"),
+        ("sampling.top_p", 1.01, "above 0 and of at most 1"),
+        ("sampling.max_new_tokens", 0, "of at least 1"),
+        ("sampling.max_prompt_tokens", 0, "of at least 1"),
+        ("sampling.shard_size", 0, "of at least 1"),
+        ("judge.samples", 0, "of at least 1"),
+        ("judge.temperature", 0, "above 0"),
+        ("judge.top_p", 0, "above 0 and of at most 1"),
+        ("judge.max_new_tokens", 0, "of at least 1"),
+        ("judge.shard_size", 0, "of at least 1"),
+        ("pairs.margin", -1, "of at least 0"),
+        ("train.beta", 0, "above 0"),
+        ("train.learning_rate", 0.0, "above 0"),
+        ("train.warmup_ratio", 0.95, "of at least 0 and of at most 0.9"),
+        ("train.weight_decay", -0.1, "of at least 0"),
+        ("train.max_grad_norm", 0, "above 0"),
+        ("train.label_smoothing", 0.6, "of at least 0 and of at most 0.5"),
+        ("train.epochs", 0, "of at least 1"),
+        ("train.batch_size", 0, "of at least 1"),
+        ("train.max_length", 1, "of at least 2"),
+        ("train.lora.r", 0, "of at least 1"),
+        ("train.lora.alpha", 0, "of at least 1"),
+        ("train.lora.dropout", 1.0, "of at least 0 and of at most 0.9"),
+        ("evaluation.temperature", -1, "of at least 0"),
+        ("evaluation.top_p", 2, "above 0 and of at most 1"),
+        ("evaluation.max_new_tokens", 0, "of at least 1"),
+        ("evaluation.bootstrap_samples", 99, "of at least 100"),
+        ("evaluation.confidence", 1.0, "above 0 and of at most 0.999"),
+        ("memory.cap_gb", 0, "above 0"),
+        ("memory.micro_batch", 0, "of at least 1"),
+        ("memory.sampling_rows", 0, "of at least 1"),
+        ("memory.scoring_tokens", 0, "of at least 1"),
+        ("memory.checkpoint_seconds", -1, "of at least 0"),
+        ("tracking.examples", 0, "of at least 1"),
+        ("model.dtype", "int8", "use one of bfloat16, float16, float32"),
+        ("judge.mode", "guess", "use one of expected, sampled"),
+        ("train.schedule", "step", "use one of linear, cosine, constant"),
+        ("train.reference", "next", "use one of previous, base"),
+        ("engine.device", "tpu", "use one of auto, cpu, cuda, mps"),
+        ("tracking.wandb", "maybe", "use one of auto, online, offline, disabled"),
+        ("prompts.kind", "thin_air", "use one of seed_pool, file, dataset"),
+        ("judge.kind", "coin", "use one of rubric, length"),
+        ("pairs.kind", "all", "use one of best_worst"),
+        ("engine.kind", "steam", "use one of hf"),
+        ("train.loss", "sigmund", "use one of sigmoid, sigmoid_norm, hinge"),
+    ],
+)
+def test_a_value_that_can_not_be_used_is_named_with_its_key_and_what_to_use(
+    cfg: RunConfig, key: str, value: Any, remedy: str
+) -> None:
+    override(cfg, key, value)
+    with pytest.raises(ConfigError) as caught:
+        validate(cfg, KINDS)
+    message = str(caught.value)
+    assert message.startswith(f"{key}={value}: ")
+    assert remedy in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sampling.top_p", 1),
+        ("evaluation.temperature", 0),
+        ("evaluation.top_p", 1.0),
+        ("train.lora.dropout", 0.9),
+        ("train.label_smoothing", 0.5),
+        ("memory.scoring_tokens", None),
+        ("memory.scoring_tokens", 1),
+        ("memory.checkpoint_seconds", 0),
+        ("seed", 2**31 - 1),
+        ("sampling.n", 2),
+    ],
+)
+def test_the_ends_of_a_range_belong_to_it_unless_they_are_said_not_to(cfg: RunConfig, key: str, value: Any) -> None:
+    override(cfg, key, value)
+    validate(cfg, KINDS)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "null"), (True, "true"), (False, "false"), (1, "1"), (0, "0")])
+def test_a_value_is_shown_as_one_writes_it_on_the_command_line(value: object, shown: str) -> None:
+    assert str(ConfigError("key", value, "remedy")) == f"key={shown}: remedy"
+
+
+# One setting against another
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"engine.merge_adapter": True},
+            "train.reference=previous: .*set train.reference=base or engine.merge_adapter=false",
+        ),
+        ({"sampling.max_new_tokens": 600}, "train.max_length=1024: .*may have 1112 tokens.*set it to 1112 or more"),
+        ({"train.max_length": 607}, "train.max_length=607: .*set it to 608 or more, or lower sampling"),
+        ({"memory.micro_batch": 3}, "memory.micro_batch=3: must divide train.batch_size=4; use 1"),
+        ({"memory.micro_batch": 8}, "memory.micro_batch=8: must divide train.batch_size=4; use 4"),
+        ({"train.batch_size": 6, "memory.micro_batch": 4}, "memory.micro_batch=4: must divide .*=6; use 2"),
+        ({"sampling.temperature": 0}, "sampling.temperature=0: all candidates of a prompt would be the same"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_and_the_error_names_both(
+    cfg: RunConfig, overrides: dict[str, Any], message: str
+) -> None:
+    for key, value in overrides.items():
+        override(cfg, key, value)
+    with pytest.raises(ConfigError, match=rf"^{message}") as caught:
+        validate(cfg, KINDS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"engine.merge_adapter": True, "train.reference": "base"},
+        {"train.max_length": 608},
+        {"train.batch_size": 6, "memory.micro_batch": 3},
+    ],
+)
+def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None:
+    for key, value in overrides.items():
+        override(cfg, key, value)
+    validate(cfg, KINDS)
+
+
+# Folders
+
+
+@pytest.mark.parametrize("key", ["output_dir", "artifacts_dir"])
+def test_a_folder_that_can_not_be_written_is_refused(cfg: RunConfig, tmp_path: Path, key: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    override(cfg, key, str(tmp_path / "file" / "below"))
+    with pytest.raises(ConfigError, match=rf"{key}={tmp_path}/file/below: can't be written .*; choose another folder"):
+        validate(cfg, KINDS)
+
+
+def test_artifacts_lie_beside_the_run_unless_said_otherwise(cfg: RunConfig, tmp_path: Path) -> None:
+    assert artifacts_dir(cfg) == tmp_path / "outputs" / "artifacts"
+    cfg.artifacts_dir = "elsewhere"
+    assert artifacts_dir(cfg) == Path("elsewhere")
+
+
+# Imports
+
+
+HEAVY = {"torch", "transformers", "trl", "peft"}
+
+
+def loaded_with(*modules: str) -> set[str]:
+    """Which heavy libraries a fresh process has loaded once it has imported `modules`."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return HEAVY & {*done.stdout.split()}
+
+
+def test_settings_and_records_are_there_without_waiting_for_torch() -> None:
+    assert loaded_with("selfreward.config", "selfreward.records") == set()
+
+
+def test_all_that_a_finished_run_needs_is_there_without_waiting_for_torch() -> None:
+    assert loaded_with("selfreward.run") == set()

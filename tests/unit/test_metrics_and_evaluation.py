@@ -1,0 +1,225 @@
+"""How a policy is held against policy 0, how sure one is of it, and how it is shown."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfreward.errors import SelfRewardError
+from selfreward.records import Candidate, Judgement
+from selfreward.stages.candidates import EngineIdentity
+from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, bootstrap, distinct_n, duel_metrics
+from selfreward.store import Artifact, Cost, Manifest, Metrics, Store
+from selfreward.tracking.console import sparkline
+from selfreward.tracking.metrics import GIB, cost, summary
+from tests.unit.making import artifact, candidate, comparison, judgement, tools
+
+# Diversity
+
+
+@pytest.mark.parametrize(
+    ("texts", "n", "expected"),
+    [
+        (["a b c"], 1, 1),
+        (["a a a a"], 1, 1 / 4),
+        (["a b", "a b"], 1, 2 / 4),
+        (["a b c", "a b d"], 2, 3 / 4),
+        (["a b", "b a"], 2, 1),
+        (["a  b\nc"], 2, 1),
+        (["a", "b"], 2, 0),
+        ([""], 1, 0),
+        ([], 1, 0),
+    ],
+)
+def test_distinct_n_is_the_share_of_n_grams_that_are_distinct(texts: list[str], n: int, expected: float) -> None:
+    assert distinct_n(texts, n) == pytest.approx(expected)
+
+
+def test_n_grams_do_not_reach_from_one_text_into_the_next() -> None:
+    assert distinct_n(["a b", "c d"], 2) == distinct_n(["c d", "a b"], 2) == 1
+
+
+# Confidence
+
+outcomes = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40)
+
+
+@given(outcomes, st.integers(0, 5))
+def test_an_interval_covers_the_mean_and_is_the_same_each_time(values: list[float], seed: int) -> None:
+    interval = bootstrap(values, 200, 0.95, seed)
+    assert interval.low - 1e-12 <= fmean(values) <= interval.high + 1e-12
+    assert interval == bootstrap(values, 200, 0.95, seed)
+
+
+@given(outcomes)
+def test_more_confidence_takes_an_interval_at_least_as_wide(values: list[float]) -> None:
+    narrow, wide = (bootstrap(values, 200, confidence, seed=0) for confidence in (0.8, 0.99))
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+
+
+def test_where_all_values_are_equal_so_are_the_ends() -> None:
+    interval = bootstrap([0.5] * 10, 200, 0.95, seed=0)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+
+
+def test_for_many_values_an_interval_is_that_of_the_normal_distribution() -> None:
+    generator = random.Random(0)
+    values = [float(generator.random() < 0.6) for _ in range(1000)]
+    mean = fmean(values)
+    half = 1.96 * math.sqrt(mean * (1 - mean) / len(values))
+    interval = bootstrap(values, 4000, 0.95, seed=0)
+    assert (interval.low, interval.high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
+    generator = random.Random(0)
+    covered: list[bool] = []
+    for seed in range(300):
+        interval = bootstrap([float(generator.random() < 0.6) for _ in range(50)], 200, 0.9, seed)
+        covered.append(interval.low <= 0.6 <= interval.high)
+    assert 0.84 <= fmean(covered) <= 0.95
+
+
+# Duels
+
+
+def metrics_of(*comparisons: tuple[float, float]) -> Metrics:
+    return duel_metrics([comparison(first, second) for first, second in comparisons], 200, 0.95, seed=0)
+
+
+def test_an_answer_wins_where_it_is_preferred_over_both_orders_together() -> None:
+    metrics = metrics_of((0.9, 0.8), (0.2, 0.1), (0.9, 0.3), (0.6, 0.3))
+    assert metrics["win_rate"] == 0.5
+    assert metrics["preference"] == pytest.approx((0.85 + 0.15 + 0.6 + 0.45) / 4)
+    assert metrics["order_agreement"] == 0.5
+    assert metrics["ties"] == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=10))
+def test_a_judge_that_only_ever_looks_at_the_place_says_nothing(probabilities: list[float]) -> None:
+    """It gives the first place the same probability whatever stands there, so both orders cancel out."""
+    metrics = metrics_of(*((first, 1 - first) for first in probabilities))
+    assert (metrics["win_rate"], metrics["ties"]) == (0.5, len(probabilities))
+    assert not metrics["win_rate_shown"]
+
+
+def test_a_judge_that_always_says_the_first_agrees_with_itself_in_no_duel() -> None:
+    metrics = metrics_of((1.0, 0.0), (1.0, 0.0))
+    assert (metrics["win_rate"], metrics["ties"], metrics["order_agreement"]) == (0.5, 2, 0.0)
+
+
+def test_equal_answers_tie_whatever_the_judge_makes_of_them() -> None:
+    duels = [comparison(0.9, 0.8, text="same", baseline="same"), comparison(0.9, 0.8)]
+    metrics = duel_metrics(duels, 200, 0.95, seed=0)
+    assert (metrics["win_rate"], metrics["ties"]) == (0.75, 1)
+
+
+def test_the_win_rate_of_always_taking_the_longer_answer_is_told_beside_it() -> None:
+    lengths = [(3, 2), (2, 3), (2, 2), (9, 1)]
+    duels = [comparison(tokens=tokens, baseline_tokens=baseline) for tokens, baseline in lengths]
+    assert duel_metrics(duels, 200, 0.95, seed=0)["length_win_rate"] == (1 + 0 + 0.5 + 1) / 4
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "shown"), [(20, 0, True), (0, 20, True), (18, 6, True), (11, 9, False), (2, 1, False)]
+)
+def test_a_difference_counts_as_shown_only_where_the_interval_leaves_out_one_half(
+    wins: int, losses: int, shown: bool
+) -> None:
+    metrics = metrics_of(*[(0.9, 0.9)] * wins, *[(0.1, 0.1)] * losses)
+    assert metrics["win_rate_shown"] is shown
+    assert metrics["win_rate_low"] <= metrics["win_rate"] <= metrics["win_rate_high"]
+    assert metrics["confidence"] == 0.95
+
+
+# The stage
+
+
+def evaluation_of(root: Path, answers: list[Candidate]) -> Artifact:
+    """The evaluation of policy 0, which is compared with nobody."""
+    store = Store(root, tools())
+    scores = [judgement(answer.prompt_id, 0, 3.0) for answer in answers]
+    known = {"mean_score": 3.0, "parse_failure_rate": 0.0}
+    parents = {
+        "candidates": artifact(store, "candidates", answers, Candidate),
+        "judgements": artifact(store, "judgements", scores, Judgement, known),
+    }
+    settings = EvaluationIdentity(200, 0.95, (), EngineIdentity("hf", merge_adapter=False))
+    return store.run(EVALUATE, settings, parents, seed=0)
+
+
+def test_policy_0_is_measured_and_not_compared(tmp_path: Path) -> None:
+    answers = [candidate("a", 0, "one two", tokens=2), candidate("b", 0, "one three", tokens=5)]
+    assert evaluation_of(tmp_path, answers).metrics == {
+        "answers": 2,
+        "mean_score": 3.0,
+        "parse_failure_rate": 0.0,
+        "mean_tokens": 3.5,
+        "finished_share": 1.0,
+        "distinct_1": 0.75,
+        "distinct_2": 1.0,
+    }
+
+
+def test_an_evaluation_without_an_answer_is_an_error_for_people(tmp_path: Path) -> None:
+    """As where every held-out prompt is longer than sampling.max_prompt_tokens."""
+    with pytest.raises(SelfRewardError):
+        evaluation_of(tmp_path, [])
+
+
+# What is shown
+
+
+def made(metrics: Metrics, cost: Cost) -> Artifact:
+    return Artifact(Path(), Manifest("stage", 1, "id", {}, {}, None, {}, metrics, cost))
+
+
+def test_a_summary_names_metrics_by_their_part_and_leaves_out_what_was_not_measured() -> None:
+    iteration = {
+        "policy": made({}, Cost(1.5, 10, 2 * GIB)),
+        "evaluation": made({"mean_score": None, "mean_tokens": 7.0, "unlisted": 1}, Cost(2.0, 5, 3 * GIB)),
+    }
+    assert summary(iteration) == {
+        "evaluation/mean_tokens": 7.0,
+        "cost/seconds": 3.5,
+        "cost/tokens": 15,
+        "cost/peak_memory_gib": 3.0,
+    }
+
+
+def test_training_is_summed_up_by_its_first_step_and_the_last_quarter_of_its_steps() -> None:
+    curve = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    training = {"loss": curve, "reward_margin": curve[::-1], "reward_accuracy": [0.5] * 7 + [1.0], "steps": 8}
+    found = summary({"pairs": made({}, Cost()), "policy": made(training, Cost())})
+    assert {name: value for name, value in found.items() if name.startswith("train/")} == {
+        "train/loss_first": 8.0,
+        "train/loss_last": 1.5,
+        "train/reward_margin": 7.5,
+        "train/reward_accuracy": 0.75,
+        "train/steps": 8,
+    }
+
+
+costs = st.builds(Cost, st.integers(0, 100), st.integers(0, 1000), st.integers(0, 1000))
+
+
+@given(st.lists(costs))
+def test_costs_add_up_but_for_memory_of_which_the_highest_counts(parts: list[Cost]) -> None:
+    total = cost({str(i): made({}, part) for i, part in enumerate(parts)})
+    assert total.seconds == sum(part.seconds for part in parts)
+    assert total.tokens == sum(part.tokens for part in parts)
+    assert total.peak_memory_bytes == max((part.peak_memory_bytes for part in parts), default=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "bars"),
+    [([0, 1, 2, 4, 8], " ▁▂▄█"), ([0, 1, 1000], " ▁█"), ([3, 3], "██"), ([0, 0], "  "), ([], "")],
+)
+def test_a_sparkline_has_a_bar_for_each_count_and_shows_any_above_zero(counts: list[int], bars: str) -> None:
+    assert sparkline(counts) == bars

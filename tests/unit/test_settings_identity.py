@@ -1,0 +1,208 @@
+"""Every setting of a run is either identity, which moves artifact ids, or execution, which never does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfreward.config import MemoryConfig, RunConfig, TrackingConfig
+from selfreward.loop import loop
+from selfreward.model_files import identify, locate
+from selfreward.sources import SOURCES
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Cost, Identity, Manifest, Stage, Store
+from selfreward.store.identity import artifact_id
+
+
+class DryStore(Store[Tools]):
+    """A store that works out identities alone: no stage runs."""
+
+    def run(
+        self,
+        stage: Stage[Any, Tools],
+        config: Any,
+        parents: Mapping[str, Artifact] | None = None,
+        seed: int | None = None,
+    ) -> Artifact:
+        references = {name: parent.reference for name, parent in (parents or {}).items()}
+        identifier = artifact_id(stage.name, stage.version, config, references, seed)
+        return Artifact(Path(), Manifest(stage.name, stage.version, identifier, None, references, seed, {}, {}, Cost()))
+
+
+def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
+    """What each iteration of a run makes: `<stage>/<id>` by the artifact's name."""
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    folder = locate(cfg.model.name, cfg.model.revision)
+    store = DryStore(Path(), Tools(pool, folder, cfg.model, cfg.engine, cfg.memory))
+    iterations = loop(cfg, identify(folder, cfg.model.dtype), store)
+    return [{name: artifact.reference for name, artifact in iteration.items()} for iteration in iterations]
+
+
+def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:
+    """The names of the artifacts of each iteration that are others than they were."""
+    return [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)]
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> RunConfig:
+    """A run of one iteration, on prompts of its own and a model of a few bytes: nothing is loaded."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
+    cfg = RunConfig(iteration=1, output_dir=str(tmp_path / "outputs"))
+    cfg.model.name = str(model)
+    cfg.prompts.kind = "file"
+    cfg.prompts.path = str(tmp_path / "prompts.jsonl")
+    cfg.prompts.category_column, cfg.prompts.held_out_column = "category", "split"
+    cfg.prompts.per_iteration, cfg.prompts.held_out = 3, 2
+    cfg.artifacts_dir = str(tmp_path / "artifacts")
+    _write_prompts(Path(cfg.prompts.path), 12)
+    return cfg
+
+
+def _write_prompts(path: Path, count: int) -> None:
+    parts = ["held_out" if i % 2 else "train" for i in range(count)]
+    rows = [
+        {"prompt": f"Say {i}.", "question": f"Why {i}?", "category": "a", "topic": "b", "split": part, "part": part}
+        for i, part in enumerate(parts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# Each setting on its own
+
+SPECIAL = {  # where any other value will not do
+    "judge.kind": "length",
+    "prompts.kind": "seed_pool",
+    "prompts.prompt_column": "question",
+    "prompts.category_column": "topic",
+    "prompts.held_out_column": "part",
+}
+READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
+    "seed",
+    "model.dtype",
+    "engine.kind",
+    "engine.merge_adapter",
+    "prompts.kind",
+    "prompts.prompt_column",
+    "prompts.category_column",
+    "prompts.held_out_column",
+    "prompts.per_iteration",
+    "prompts.held_out",
+}
+EXECUTION = {
+    "name",
+    "output_dir",
+    "artifacts_dir",
+    "model.revision",
+    "prompts.name",
+    "prompts.revision",
+    "prompts.split",
+    "engine.device",
+    *(f"memory.{field.name}" for field in dataclasses.fields(MemoryConfig)),
+    *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
+}
+TESTED_ALONE = {"iteration", "model.name", "prompts.path"}
+
+
+def _settings(group: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """The key of each setting, and whether its group is one of identity."""
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _settings(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, isinstance(group, Identity)
+
+
+IDENTITY = READ_INTO_IDENTITY | {key for key, is_identity in _settings(RunConfig()) if is_identity}
+
+
+def _alter(cfg: RunConfig, key: str) -> None:
+    *groups, name = key.split(".")
+    settings: Any = cfg
+    for group in groups:
+        settings = getattr(settings, group)
+    setattr(settings, name, SPECIAL.get(key, _other(getattr(settings, name))))
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if value is None:
+        return "another"
+    return value + ("x" if isinstance(value, str) else 1)
+
+
+def test_every_setting_is_on_exactly_one_side() -> None:
+    keys = [key for key, _ in _settings(RunConfig())]
+    assert sorted([*IDENTITY, *EXECUTION, *TESTED_ALONE]) == sorted(keys)
+
+
+@pytest.mark.parametrize("key", sorted(IDENTITY))
+def test_an_identity_setting_moves_artifact_ids(cfg: RunConfig, key: str) -> None:
+    before = artifacts(cfg)
+    _alter(cfg, key)
+    assert artifacts(cfg) != before
+
+
+@pytest.mark.parametrize("key", sorted(EXECUTION))
+def test_an_execution_setting_moves_no_artifact_id(cfg: RunConfig, key: str) -> None:
+    before = artifacts(cfg)
+    _alter(cfg, key)
+    assert artifacts(cfg) == before
+
+
+def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
+    before = artifacts(cfg)
+    cfg.model.name = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"Weights")
+    assert moved(before, artifacts(cfg)) == [{*before[0]}, {*before[1]} - {"prompts"}]
+
+
+def test_a_prompt_file_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
+    before = artifacts(cfg)
+    cfg.prompts.path = str(shutil.copy(str(cfg.prompts.path), tmp_path / "copy.jsonl"))
+    assert artifacts(cfg) == before
+    _write_prompts(tmp_path / "copy.jsonl", 13)
+    assert artifacts(cfg) != before
+
+
+def test_one_more_iteration_keeps_the_ids_of_all_before_it(cfg: RunConfig) -> None:
+    short = artifacts(cfg)
+    cfg.iteration = 3
+    assert artifacts(cfg)[: len(short)] == short
+
+
+HELD_OUT = {"held_out_candidates", "held_out_judgements", "evaluation"}
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("train.beta", {"policy"}),
+        ("pairs.margin", {"pairs", "policy"}),
+        ("sampling.n", {"candidates", "judgements", "pairs", "policy"}),
+        ("prompts.per_iteration", {"prompts", "candidates", "judgements", "pairs", "policy"}),
+    ],
+)
+def test_points_of_a_sweep_share_all_that_comes_before_what_they_change(
+    cfg: RunConfig, key: str, expected: set[str]
+) -> None:
+    before = artifacts(cfg)
+    _alter(cfg, key)
+    assert moved(before, artifacts(cfg)) == [set(), expected | HELD_OUT]
+
+
+def test_how_policies_are_evaluated_moves_no_policy(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.evaluation.temperature = 0.0
+    assert moved(before, artifacts(cfg)) == [HELD_OUT, HELD_OUT]

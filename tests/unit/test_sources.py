@@ -1,0 +1,265 @@
+"""Prompts: read from where people keep them, each once, and those held out never trained on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from selfreward.config import PromptsConfig
+from selfreward.errors import ConfigError
+from selfreward.sources import SOURCES
+from selfreward.sources.pool import Pool, identify, make_pool
+
+COLOURS = ["red", "green", "blue", "cyan"]
+
+
+def settings(path: Path | None = None, **changes: Any) -> PromptsConfig:
+    values: dict[str, Any] = {"kind": "file", "path": path and str(path), "per_iteration": 1, "held_out": 1}
+    return PromptsConfig(**values | changes)
+
+
+def jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(path: Path, **changes: Any) -> Pool:
+    cfg = settings(path, **changes)
+    return SOURCES[cfg.kind](cfg)
+
+
+def pool_of(texts: list[Any], **changes: Any) -> Pool:
+    cfg = settings(Path("here"), **changes)
+    return make_pool([{"prompt": text} for text in texts], identify(cfg, "0"), cfg, "here")
+
+
+def texts(pool: Pool) -> list[str]:
+    return sorted(prompt.prompt for prompt in pool.train + pool.held_out)
+
+
+# What can be read
+
+
+def test_jsonl_objects_with_the_prompt_in_any_column(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"text": colour, "topic": colour.upper(), "more": 1} for colour in COLOURS])
+    pool = load(path, prompt_column="text", category_column="topic")
+    assert texts(pool) == sorted(COLOURS)
+    assert {p.prompt: p.category for p in pool.train + pool.held_out} == {c: c.upper() for c in COLOURS}
+
+
+def test_jsonl_lines_that_are_bare_strings_count_as_prompts_and_blank_lines_as_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('"red"\n\n"green"\n   \n"blue"')
+    pool = load(path)
+    assert texts(pool) == ["blue", "green", "red"]
+    assert (pool.empty, pool.duplicates) == (0, 0)
+
+
+@pytest.mark.parametrize("extra", [{}, {"embedding": [[0.1], [0.2], [0.3], [0.4]]}], ids=["alone", "beside others"])
+def test_parquet_columns(tmp_path: Path, extra: dict[str, Any]) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"text": COLOURS, "part": ["held_out", "train", "held_out", "train"]} | extra), path)
+    pool = load(path, prompt_column="text", held_out_column="part", held_out=2)
+    assert sorted(prompt.prompt for prompt in pool.held_out) == ["blue", "red"]
+    assert sorted(prompt.prompt for prompt in pool.train) == ["cyan", "green"]
+
+
+def test_a_local_folder_that_the_datasets_library_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", [{"text": colour} for colour in COLOURS])
+    jsonl(folder / "test.jsonl", [{"text": "white"}, {"text": "black"}])
+    changes = {"kind": "dataset", "name": str(folder), "prompt_column": "text"}
+    train, test = load(folder, **changes), load(folder, **changes, split="test")
+    assert (texts(train), texts(test)) == (sorted(COLOURS), ["black", "white"])
+    assert train.source != test.source
+    with pytest.raises(ConfigError, match=r"prompts\.name=.*split nowhere can't be loaded"):
+        load(folder, **changes, split="nowhere")
+
+
+# What can't be used
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.jsonl", b'"red"\nnot json\n', "prompts.path=.*: line 2 is not JSON"),
+        ("p.jsonl", b'"red"\n\n[1]\n', "prompts.path=.*: line 3 is a list, not an object or a string"),
+        ("p.jsonl", b'"red"\nnull\n', "prompts.path=.*: line 2 is a NoneType, not an object or a string"),
+        ("p.jsonl", b'"red"\n"caf\xe9"\n', "prompts.path=.*: line 2"),
+        ("p.jsonl", b'"red"\n"\\ud800"\n', "prompts.path=.*: line 2"),
+        ("p.jsonl", b"", "prompts.path=p.jsonl: holds no prompt in 0 rows"),
+        ("p.jsonl", b'{"prompt": " "}\n', "prompts.path=p.jsonl: holds no prompt in 1 rows"),
+        ("p.jsonl", b'{"text": "red", "id": 1}\n', "prompts.prompt_column=prompt: p.jsonl has the columns text, id;"),
+        ("p.parquet", b"not parquet", "prompts.path=.*: is not a Parquet file"),
+        ("p.csv", b"prompt\nred\n", "prompts.path=.*: use a file that ends in .jsonl or .parquet"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_an_error_that_says_where_it_is_wrong(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": None}, "prompts.path=null: name a .jsonl or .parquet file"),
+        ({"path": "/nowhere/p.jsonl"}, r"prompts.path=/nowhere/p.jsonl: there is no such file \(looked in /nowhere\)"),
+        ({"kind": "dataset", "name": None}, "prompts.name=null: name a data set"),
+        ({"kind": "dataset", "name": "owner/name"}, "prompts.revision=null: name the commit of owner/name"),
+    ],
+)
+def test_a_source_that_is_not_there_or_not_pinned_is_an_error_that_names_the_key(
+    changes: dict[str, Any], message: str
+) -> None:
+    cfg = settings(**changes)
+    with pytest.raises(ConfigError, match=message):
+        SOURCES[cfg.kind](cfg)
+
+
+@pytest.mark.parametrize("key", ["prompt_column", "category_column", "held_out_column"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
+    tmp_path: Path, key: str, suffix: str
+) -> None:
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        jsonl(path, [{"prompt": colour, "topic": "colours"} for colour in COLOURS])
+    else:
+        pq.write_table(pa.table({"prompt": COLOURS, "topic": ["colours"] * 4}), path)
+    with pytest.raises(
+        ConfigError, match=rf"prompts\.{key}=nowhere: p.{suffix} has the columns prompt, topic; name one"
+    ):
+        load(path, **{key: "nowhere"})
+
+
+def test_more_prompts_an_iteration_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
+    with pytest.raises(
+        ConfigError, match=r"prompts\.per_iteration=4: here has 3 prompts to train on beside 1 held out"
+    ):
+        pool_of(COLOURS, per_iteration=4)
+
+
+def test_more_held_out_prompts_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.held_out=5: here holds out 4 prompts"):
+        pool_of(COLOURS, held_out=5)
+
+
+# Cleaning
+
+
+def test_rows_without_a_prompt_are_left_out_and_counted() -> None:
+    pool = pool_of(["red", "", "  \n", None, 7, ["green"], {"a": 1}, "green"])
+    assert texts(pool) == ["green", "red"]
+    assert pool.empty == 6
+
+
+def test_a_prompt_that_stands_more_than_once_is_one_prompt_and_counted() -> None:
+    pool = pool_of(["red", "green", "red", " red\n", "Red"])
+    assert texts(pool) == ["Red", "green", "red"]
+    assert pool.duplicates == 2
+
+
+# Held out
+
+prompts = st.lists(st.text(alphabet="abc ", max_size=4), max_size=30)
+
+
+@given(prompts, st.integers(1, 5))
+def test_a_held_out_prompt_is_never_one_to_train_on(rows: list[str], held_out: int) -> None:
+    distinct = {row.strip() for row in rows} - {""}
+    assume(len(distinct) > held_out)
+    pool = pool_of(rows, held_out=held_out)
+    train, kept = ({prompt.prompt for prompt in part} for part in (pool.train, pool.held_out))
+    assert len(pool.held_out) == held_out
+    assert not train & kept
+    assert train | kept == distinct
+    assert len(rows) == len(distinct) + pool.empty + pool.duplicates
+
+
+def test_a_prompt_marked_as_held_out_once_is_not_trained_on_even_where_it_stands_again_unmarked() -> None:
+    cfg = settings(Path("here"), held_out_column="part")
+    rows = [{"prompt": c, "part": "train"} for c in COLOURS] + [{"prompt": "red", "part": "held_out"}]
+    pool = make_pool(rows, identify(cfg, "0"), cfg, "here")
+    assert [prompt.prompt for prompt in pool.held_out] == ["red"]
+    assert "red" not in {prompt.prompt for prompt in pool.train}
+
+
+def test_marked_prompts_beyond_those_asked_for_are_not_trained_on_either() -> None:
+    cfg = settings(Path("here"), held_out_column="part", held_out=1)
+    rows = [{"prompt": c, "part": "train" if c == "red" else "held_out"} for c in COLOURS]
+    pool = make_pool(rows, identify(cfg, "0"), cfg, "here")
+    assert [prompt.prompt for prompt in pool.train] == ["red"]
+    assert len(pool.held_out) == 1
+
+
+@given(st.permutations(COLOURS))
+def test_which_prompts_are_held_out_does_not_depend_on_the_order_of_rows(order: list[str]) -> None:
+    pool, other = pool_of(COLOURS), pool_of(order)
+    assert (pool.train, pool.held_out) == (other.train, other.held_out)
+
+
+# Which prompts an iteration takes
+
+POOL = pool_of([f"prompt {i}" for i in range(21)])
+
+
+@given(st.integers(1, 20), st.integers(0, 10), st.integers(0, 3))
+def test_no_prompt_comes_twice_before_too_few_are_left(count: int, seed: int, cycle: int) -> None:
+    rounds = len(POOL.train) // count
+    iterations = range(cycle * rounds + 1, (cycle + 1) * rounds + 1)
+    taken = [prompt.prompt_id for t in iterations for prompt in POOL.select(count, t, seed)]
+    assert len(taken) == len({*taken}) == rounds * count
+
+
+@given(st.integers(1, 20), st.integers(1, 50), st.integers(0, 10))
+def test_a_selection_is_always_the_same_and_never_holds_out_prompts(count: int, iteration: int, seed: int) -> None:
+    selected = POOL.select(count, iteration, seed)
+    assert selected == POOL.select(count, iteration, seed)
+    assert len(selected) == count
+    assert {*selected} <= {*POOL.train}
+
+
+def test_another_seed_and_another_cycle_take_another_order() -> None:
+    orders = [POOL.select(20, iteration, seed) for seed in range(3) for iteration in (1, 2)]
+    assert len({tuple(prompt.prompt_id for prompt in order) for order in orders}) == len(orders)
+
+
+# The prompts that come with the project
+
+
+@pytest.fixture(scope="module")
+def seed_pool() -> Pool:
+    cfg = PromptsConfig(kind="seed_pool", category_column="category", held_out_column="split", held_out=48)
+    return SOURCES["seed_pool"](cfg)
+
+
+def test_the_seed_pool_has_240_prompts_at_least_150_of_them_to_train_on(seed_pool: Pool) -> None:
+    assert len(seed_pool.train) + len(seed_pool.held_out) == 240
+    assert len(seed_pool.train) >= 150
+    assert (seed_pool.empty, seed_pool.duplicates) == (0, 0)
+
+
+def test_the_seed_pool_has_twelve_categories_each_with_prompts_on_both_sides(seed_pool: Pool) -> None:
+    train, held_out = (Counter(p.category for p in part) for part in (seed_pool.train, seed_pool.held_out))
+    assert train.keys() == held_out.keys()
+    assert len(train) == 12
+    assert min(train.values()) >= 10
+    assert min(held_out.values()) >= 2
+
+
+def test_no_prompt_of_the_seed_pool_repeats_another_but_for_case_and_spaces(seed_pool: Pool) -> None:
+    words = Counter(" ".join(prompt.lower().split()) for prompt in texts(seed_pool))
+    assert [text for text, count in words.items() if count > 1] == []

@@ -1,0 +1,351 @@
+"""An artifact is made once; what is complete is trusted only as far as its hashes hold."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfreward.errors import ArtifactError
+from selfreward.records import Prompt
+from selfreward.store import Artifact, Identity, Manifest, Metrics, Stage, Store, Work
+from selfreward.store.identity import artifact_id, file_sha256
+from selfreward.store.manifest import write_atomically
+from selfreward.store.observer import Silent
+
+SHARDS = [["a", "b"], ["c", "d"], ["e"]]
+Compute = Callable[[Sequence[str]], list[Prompt]]
+
+
+@dataclass(frozen=True)
+class Words(Identity):
+    """Settings of the stage of these tests."""
+
+    suffix: str = "!"
+
+
+def spell(suffix: str, items: Sequence[str]) -> list[Prompt]:
+    """What the stage of these tests makes of a shard."""
+    return [Prompt(item, item * 40 + suffix, "") for item in items]
+
+
+@dataclass
+class Recorder:
+    """A stage's function that keeps what it computed, and fails at the item it is told to."""
+
+    computed: list[str] = field(default_factory=list)
+    fails_at: str = ""
+
+    def function(self, config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        def compute(items: Sequence[str]) -> list[Prompt]:
+            if self.fails_at in items:
+                raise RuntimeError("killed")
+            self.computed.extend(items)
+            work.advance(len(items), tokens=10 * len(items))
+            return spell(config.suffix, items)
+
+        work.plan(5, "words")
+        return {"rows": len(work.shards(SHARDS, compute, Prompt))}
+
+    @property
+    def stage(self) -> Stage[Words, None]:
+        return Stage("words", 1, self.function)
+
+
+def make(root: Path, recorder: Recorder, **arguments: Any) -> Artifact:
+    return Store(root, None, **arguments).run(recorder.stage, Words())
+
+
+def fail(root: Path, shard: str, **arguments: Any) -> Path:
+    """An attempt that fails at a shard; returns the folder it leaves."""
+    with pytest.raises(RuntimeError, match="killed"):
+        make(root, Recorder(fails_at=shard), **arguments)
+    return folder_of(root)
+
+
+def folder_of(root: Path) -> Path:
+    return root / "words" / artifact_id("words", 1, Words(), {}, None)
+
+
+# Made once
+
+
+def test_an_artifact_is_made_once_and_then_reused(tmp_path: Path) -> None:
+    recorder = Recorder()
+    made, reused = make(tmp_path, recorder), make(tmp_path, recorder)
+    assert recorder.computed == ["a", "b", "c", "d", "e"]
+    assert reused == made
+    assert reused.read(Prompt) == [prompt for shard in SHARDS for prompt in spell("!", shard)]
+
+
+def test_other_settings_make_another_artifact_beside_it(tmp_path: Path) -> None:
+    recorder, store = Recorder(), Store(tmp_path, None)
+    first, second = (store.run(recorder.stage, Words(suffix)) for suffix in "!?")
+    assert first.path != second.path
+    assert first.read(Prompt) != second.read(Prompt)
+
+
+def test_the_manifest_is_a_full_account(tmp_path: Path) -> None:
+    store = Store(tmp_path, None)
+    parent = make(tmp_path, Recorder())
+    child = store.run(Stage("children", 7, Recorder().function), Words("?"), {"of": parent}, seed=3)
+    manifest = child.manifest
+    assert Manifest.read(child.path) == manifest
+    assert (manifest.stage, manifest.stage_version, manifest.seed) == ("children", 7, 3)
+    assert manifest.config == {"suffix": "?"}
+    assert manifest.parents == {"of": f"words/{parent.id}"}
+    assert manifest.metrics == {"rows": 5}
+    assert [entry.rows for entry in manifest.files.values()] == [2, 2, 1]
+    assert manifest.cost.tokens == 50
+    assert {"python", "pyarrow"} <= manifest.libraries.keys()
+    for name, entry in manifest.files.items():
+        assert entry.bytes == (child.path / name).stat().st_size
+        assert entry.sha256 == file_sha256(child.path / name)
+
+
+def test_two_roots_get_the_same_bytes(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "first", Recorder()), make(tmp_path / "second", Recorder())
+    assert first.id == second.id
+    assert first.manifest.files == second.manifest.files
+
+
+def test_a_file_that_a_stage_writes_itself_is_in_the_manifest(tmp_path: Path) -> None:
+    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        (work.folder / "weights.bin").write_bytes(b"weights")
+        (work.scratch / "checkpoint.bin").write_bytes(b"unfinished")
+        return {}
+
+    artifact = Store(tmp_path, None).run(Stage("files", 1, function), Words())
+    assert [*artifact.manifest.files] == ["weights.bin"]
+    assert artifact.file("weights.bin").read_bytes() == b"weights"
+    assert not (artifact.path / "partial").exists()
+
+
+# Killed and gone on with
+
+
+def test_a_stage_that_fails_leaves_no_manifest(tmp_path: Path) -> None:
+    folder = fail(tmp_path, "c")
+    assert Manifest.read(folder) is None
+
+
+def test_the_next_attempt_computes_only_the_missing_shards(tmp_path: Path) -> None:
+    fail(tmp_path, "c")
+    recorder = Recorder()
+    artifact = make(tmp_path, recorder)
+    assert recorder.computed == ["c", "d", "e"]
+    assert artifact.manifest.files == make(tmp_path / "undisturbed", Recorder()).manifest.files
+
+
+def _die_at_the_last_shard(root: Path) -> None:
+    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        def compute(items: Sequence[str]) -> list[Prompt]:
+            return spell("!", items) if "e" not in items else os._exit(9)
+
+        work.shards(SHARDS, compute, Prompt)
+        return {}
+
+    Store(root, None).run(Stage("words", 1, function), Words())
+
+
+def test_a_process_that_dies_leaves_its_shards_and_no_lock(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_at_the_last_shard, args=(tmp_path,))
+    process.start()
+    process.join()
+    recorder = Recorder()
+    make(tmp_path, recorder)
+    assert process.exitcode == 9
+    assert recorder.computed == ["e"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut short", "gone", "its note gone", "its note cut short"])
+def test_a_shard_that_is_not_whole_is_computed_again(tmp_path: Path, damage: str) -> None:
+    folder = fail(tmp_path, "e")
+    shard, note = folder / "shard-00001.parquet", folder / "partial" / "shard-00001.json"
+    match damage:
+        case "changed":
+            shard.write_bytes(_flipped(shard.read_bytes()))
+        case "cut short":
+            shard.write_bytes(shard.read_bytes()[:-1])
+        case "gone":
+            shard.unlink()
+        case "its note gone":  # killed between the two writes
+            note.unlink()
+        case _:
+            note.write_bytes(note.read_bytes()[:10])
+    recorder = Recorder()
+    artifact = make(tmp_path, recorder)
+    assert recorder.computed == ["c", "d", "e"]
+    assert artifact.manifest.files == make(tmp_path / "undisturbed", Recorder()).manifest.files
+
+
+def test_leftovers_of_killed_writes_get_neither_into_the_manifest_nor_stay(tmp_path: Path) -> None:
+    folder = fail(tmp_path, "e")
+    leftovers = [folder / ".shard-00002.parquet.tmp", folder / ".manifest.json.tmp"]
+    for path in leftovers:
+        path.write_bytes(b"half a file")
+    artifact = make(tmp_path, Recorder())
+    assert [*artifact.manifest.files] == [f"shard-0000{i}.parquet" for i in range(3)]
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", _disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+
+
+class _Peaks:
+    """A meter that says what a test wants."""
+
+    def __init__(self, peak: int) -> None:
+        self.peak = peak
+
+    @contextmanager
+    def measure(self) -> Iterator[_Peaks]:
+        yield self
+
+    def bytes(self) -> int:
+        return self.peak
+
+
+def test_the_cost_of_earlier_attempts_is_kept(tmp_path: Path) -> None:
+    folder = fail(tmp_path, "e", meter=_Peaks(700))
+    notes = [json.loads(path.read_text()) for path in folder.glob("partial/*.json")]
+    cost = make(tmp_path, Recorder(), meter=_Peaks(300)).manifest.cost
+    assert cost.tokens == 50
+    assert cost.peak_memory_bytes == 700
+    assert cost.seconds > sum(note["cost"]["seconds"] for note in notes) > 0
+
+
+# Damaged after it was made
+
+
+def test_a_changed_file_is_refused_when_it_is_read_and_the_error_names_it(tmp_path: Path) -> None:
+    path = make(tmp_path, Recorder()).path / "shard-00001.parquet"
+    path.write_bytes(_flipped(path.read_bytes()))
+    artifact = make(tmp_path, Recorder())
+    with pytest.raises(ArtifactError, match=rf"{path} was changed after it was made: remove {artifact.path}"):
+        artifact.read(Prompt)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_file_that_is_cut_short_or_gone_is_refused_at_once_and_the_error_names_it(
+    tmp_path: Path, damage: str
+) -> None:
+    path = make(tmp_path, Recorder()).path / "shard-00001.parquet"
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    recorder = Recorder()
+    with pytest.raises(ArtifactError, match=f"{path} is missing or cut short"):
+        make(tmp_path, recorder)
+    assert not recorder.computed
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "null", '{"files": []}', '{"files": {"x": 1}}', '{"files": {}, "cost": {}}']
+)
+def test_a_manifest_that_can_not_be_read_is_an_error_and_not_an_artifact(tmp_path: Path, content: str) -> None:
+    path = make(tmp_path, Recorder()).path / "manifest.json"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match=f"{path} can't be read"):
+        make(tmp_path, Recorder())
+
+
+# Two at once
+
+
+class _Waiter(Silent):
+    """An observer that lets a test know when it waits."""
+
+    def __init__(self) -> None:
+        self.waits = threading.Event()
+
+    def waiting(self, stage: str, artifact_id: str) -> None:
+        self.waits.set()
+
+
+def test_of_two_that_want_the_same_artifact_one_computes_and_the_other_waits_and_reuses(tmp_path: Path) -> None:
+    computed: list[str] = []
+    begun, observer = threading.Event(), _Waiter()
+
+    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: str) -> Metrics:
+        computed.append(tools)
+        begun.set()
+        assert observer.waits.wait(timeout=60)  # the second comes while the first is at it
+        work.shards(SHARDS, lambda items: spell("!", items), Prompt)
+        return {}
+
+    stage = Stage("words", 1, function)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(Store(tmp_path, "first").run, stage, Words())
+        assert begun.wait(timeout=60)
+        second = pool.submit(Store(tmp_path, "second", observer).run, stage, Words())
+        assert first.result().read(Prompt) == second.result().read(Prompt)
+    assert computed == ["first"]
+
+
+def test_other_artifacts_are_not_waited_for(tmp_path: Path) -> None:
+    observer = _Waiter()
+
+    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        Store(tmp_path, None, observer).run(Recorder().stage, Words("?"))
+        return {}
+
+    Store(tmp_path, None).run(Stage("words", 1, function), Words("!"))
+    assert not observer.waits.is_set()
+
+
+# What the store tells
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def waiting(self, stage: str, artifact_id: str) -> None:
+        self.heard.append("waiting")
+
+    def started(self, stage: str, artifact_id: str) -> None:
+        self.heard.append(f"started {stage}")
+
+    def planned(self, units: float, unit: str) -> None:
+        self.heard.append(f"planned {units} {unit}")
+
+    def advanced(self, units: float, tokens: int) -> None:
+        self.heard.append((units, tokens))
+
+    def finished(self, manifest: Manifest, *, reused: bool) -> None:
+        self.heard.append("reused" if reused else "made")
+
+
+def test_an_observer_hears_what_is_done_and_what_was_done_before(tmp_path: Path) -> None:
+    fail(tmp_path, "e")
+    listener = _Listener()
+    make(tmp_path, Recorder(), observer=listener)
+    make(tmp_path, Recorder(), observer=listener)
+    assert listener.heard == ["started words", "planned 5 words", (2, 0), (2, 0), (1, 10), "made", "reused"]
+
+
+def _flipped(data: bytes) -> bytes:
+    """The same number of bytes, one of them another."""
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def _disk_full(descriptor: int) -> None:
+    raise OSError("disk full")
