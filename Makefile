@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-ARGS ?=
+BENCHMARKS := $(wildcard experiments/bench/*.py)
+ARGS ?= iteration=3
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,7 +22,7 @@ $(BIN)/.ready: pyproject.toml
 	@touch $@
 
 run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=0.2" passes settings on
-	$(BIN)/python -m selfreward.run iteration=3 $(ARGS)
+	$(BIN)/python -m selfreward.run $(ARGS)
 
 test: setup ## all tests, the real model among them
 	$(BIN)/python -m pytest
@@ -39,8 +40,8 @@ format: setup ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure; what the machine lacks is skipped
-	@for file in experiments/bench/*.py; do $(BIN)/python $$file || exit; done
+bench: setup ## run experiments/bench/; what the machine lacks is skipped
+	@for file in $(BENCHMARKS); do $(BIN)/python $$file || exit; done
 
 clean: ## remove what was installed and cached here, but no outputs
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

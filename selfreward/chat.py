@@ -29,7 +29,8 @@ class Chat:
             raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._control_tokens = sorted(self.tokenizer.all_special_tokens, key=len, reverse=True)
+        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
 
     def render(self, message: str) -> list[int]:
         """The tokens of a conversation that holds one user message, up to where the model's answer begins."""
@@ -65,7 +66,8 @@ class Chat:
             or len({*map(tuple, last)}) < len(last)
         ):
             raise ModelError(
-                f"the tokenizer has no single token for each of {', '.join(answers)}: use judge.mode=sampled"
+                f"the tokenizer has no single token for each of {', '.join(answers)}: "
+                "take another model, or, where these are scores, judge.mode=sampled"
             )
         return Choices(shared[0], [ids[0] for ids in last])
 

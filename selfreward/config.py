@@ -197,6 +197,10 @@ def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
         if key in kinds and value not in kinds[key]:
             raise ConfigError(key, value, f"use one of {', '.join(kinds[key])}")
     _check_across(cfg)
+
+
+def check_folders(cfg: RunConfig) -> None:
+    """Make the run's folders. Raises `ConfigError` where one can't be written."""
     _check_writable("output_dir", Path(cfg.output_dir))
     _check_writable("artifacts_dir", artifacts_dir(cfg))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class _Peak:
         if cuda := _cuda():
             cuda.reset_peak_memory_stats()
         elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")
+            with suppress(OSError):  # a hardened system may refuse: then it is the process's peak too
+                Path("/proc/self/clear_refs").write_text("5")
 
     def bytes(self) -> int:
         if cuda := _cuda():

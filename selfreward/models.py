@@ -12,7 +12,7 @@ from typing import Any
 import peft
 import torch
 from peft.utils import set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -27,10 +27,9 @@ TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError
 class Models:
     """A base model loaded at first use, with adapters by name. No second copy of the base is ever made."""
 
-    def __init__(self, folder: Path, name: str, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, dtype: str, device: str) -> None:
         logging.disable_progress_bar()
         self.folder = folder
-        self.name = name
         self.device = torch.device(pick_device(device))
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.chat = Chat(folder)
@@ -107,7 +106,11 @@ class Models:
                 self._peft = model
             else:
                 self._peft.add_adapter(adapter.name, settings)
-            _load_weights(self._peft, adapter.folder, adapter.name)
+            try:
+                _load_weights(self._peft, adapter.folder, adapter.name)
+            except ModelError:
+                self._unload()  # or it would be there, half loaded, when it is asked for again
+                raise
         self._peft.set_adapter(adapter.name, inference_mode=True)
         self._peft.eval()
         return self._peft
@@ -119,23 +122,24 @@ class Models:
             self._peft = None
 
 
-def save_adapter(model: peft.PeftModel, folder: Path, base_name: str) -> None:
-    """Write the trained adapter so that equal weights give equal bytes, whatever machine or process wrote them."""
+def save_adapter(model: peft.PeftModel, folder: Path) -> None:
+    """Write the trained adapter so that equal weights give equal bytes, whatever machine or process wrote them.
+
+    The base model's name is left out: it says where the base was found, not what it is.
+    """
     weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     settings = {key: _plain(value) for key, value in model.peft_config[TRAINED].to_dict().items()}
-    settings |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    settings |= {"base_model_name_or_path": None, "inference_mode": True}
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is one, then Apple's MPS, then the CPU."""
+    """`auto` is CUDA where there is one, else the CPU. Apple's MPS must be asked for: nobody has tried it yet."""
     if device != "auto":
         return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def pick_attention(device: torch.device) -> str:
@@ -164,7 +168,11 @@ def _read_settings(folder: Path) -> peft.LoraConfig:
 
 def _load_weights(model: peft.PeftModel, folder: Path, name: str) -> None:
     """Load an adapter's weights. peft only warns of missing ones; here they are an error."""
-    result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=name)
+    try:
+        result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=name)
+    except RuntimeError as error:  # sizes that differ, one line each
+        wrong = str(error).splitlines()[-1].strip()
+        raise ModelError(f"{folder} does not fit the model ({wrong}): it was trained on another base") from error
     missing = [key for key in result.missing_keys if "lora_" in key and f".{name}." in key]
     if missing or result.unexpected_keys:
         wrong = (missing + list(result.unexpected_keys))[0]

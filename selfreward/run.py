@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from selfreward import model_files
-from selfreward.config import RunConfig, artifacts_dir, validate
+from selfreward.config import RunConfig, artifacts_dir, check_folders, validate
 from selfreward.engines import ENGINES
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.judges import JUDGES
@@ -90,9 +90,10 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     """
     _quieten()
     validate(cfg, KINDS)
-    check_loss(cfg.train)
+    check_loss(cfg.train, cfg.memory)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    check_folders(cfg)
     with held(folder):
         console = RunConsole(folder / "run.log")
         try:
@@ -161,8 +162,9 @@ def folder_name(overrides: str) -> str:
 
 
 def _quieten() -> None:
-    """Keep the libraries' own bars and warnings out of ours: they would tear the screen."""
+    """Keep the libraries' own bars and warnings out of ours, which they would tear, and have them report to nobody."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # trl would tell the hub of each run
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -45,9 +45,11 @@ def _invert(
     sorted_BK: Tensor, index_BK: Tensor, log_total_B: Tensor, uniform_B: Tensor, top_p: float, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """The token at each row's uniform number, and whether the K likeliest tokens are enough to tell."""
-    cumulative_BK = (sorted_BK - log_total_B[:, None]).double().exp().cumsum(-1)
+    precise = torch.float32 if sorted_BK.device.type == "mps" else torch.float64  # MPS has no float64
+    probability_BK = (sorted_BK - log_total_B[:, None]).to(precise).exp()
+    cumulative_BK = probability_BK.cumsum(-1)
     if sorted_BK.shape[-1] == vocabulary:
-        cumulative_BK[:, -1] = 1.0  # rounding must not leave the last token out of its own distribution
+        cumulative_BK[:, -1] = 1.0  # what rounding left over goes to the last token that has a probability
     if top_p == 1:
         position_B = torch.searchsorted(cumulative_BK, uniform_B.to(cumulative_BK)[:, None], right=True)[:, 0]
         decided_B = position_B < cumulative_BK.shape[-1]
@@ -58,5 +60,5 @@ def _invert(
         mass_B1 = cumulative_BK.gather(-1, last_B1)
         drawn_B1 = torch.searchsorted(cumulative_BK, uniform_B.to(cumulative_BK)[:, None] * mass_B1, right=True)
         position_B = torch.minimum(drawn_B1, last_B1)[:, 0]
-    position_B = position_B.clamp(max=cumulative_BK.shape[-1] - 1)
+    position_B = torch.minimum(position_B, (probability_BK > 0).sum(-1) - 1)
     return index_BK.gather(-1, position_B[:, None])[:, 0], decided_B

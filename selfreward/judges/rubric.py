@@ -23,7 +23,7 @@ ASK = {"expected": read_text("rubric_expected.txt"), "sampled": read_text("rubri
 HIGHEST = 5
 OPENING = "Score:"
 _VERDICT = re.compile(
-    r"^\W*(?:total )?score\W*:\W*(\d+(?:\.\d+)?)\W*(?:(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE
+    r"^\W*(?:total )?score\W*:[\s*_(\[<]*(\d+(?:\.\d+)?)\W*(?:(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE
 )
 
 

@@ -40,15 +40,16 @@ def load_file(path: Path, cfg: PromptsConfig) -> Pool:
 
 
 def _read_jsonl(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+                json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
             except ValueError as error:
                 raise ConfigError(
-                    "prompts.path", path, f"line {number} is not JSON ({error}); mend or remove it"
+                    "prompts.path", path, f"line {number} is not JSON text ({error}); mend or remove it"
                 ) from error
             if isinstance(row, str):
                 row = {cfg.prompt_column: row}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selfreward.engines.base import Completion, Decoding, SampleRequest
+from selfreward.errors import ConfigError
 from selfreward.records import Candidate, Prompt
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
@@ -44,6 +45,10 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
     chat = tools.engine.chat
     rendered = {prompt.prompt_id: chat.render(prompt.prompt) for prompt in prompts}
     fitting = [prompt for prompt in prompts if len(rendered[prompt.prompt_id]) <= config.max_prompt_tokens]
+
+    if not fitting:
+        remedy = f"all {len(prompts)} prompts are longer; raise it, or take shorter prompts"
+        raise ConfigError("sampling.max_prompt_tokens", config.max_prompt_tokens, remedy)
 
     def compute(shard: Sequence[Prompt]) -> list[Candidate]:
         requests = [

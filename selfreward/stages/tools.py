@@ -35,7 +35,7 @@ class Tools:
         from selfreward.models import Models  # imports torch, which a finished run does without
 
         enforce_cap(self.memory.cap_gb)
-        return Models(self.model_folder, self.model.name, self.model.dtype, self.engine_settings.device)
+        return Models(self.model_folder, self.model.dtype, self.engine_settings.device)
 
     @cached_property
     def engine(self) -> Engine:

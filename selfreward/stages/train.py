@@ -31,7 +31,7 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     )
     with tools.models.trainable(previous, config.train.lora, start.seed) as model:
         metrics = train_dpo(model, tools.models.chat.tokenizer, pairs, config.train, tools.memory, start, work)
-        save_adapter(model, work.folder, tools.model.name)
+        save_adapter(model, work.folder)
     return metrics
 
 

@@ -78,7 +78,7 @@ class Manifest:
             manifest = Manifest(files=files, cost=Cost(**data.pop("cost")), **data)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArtifactError(
                 f"{folder / FILE_NAME} can't be read ({error}): remove {folder} to make it again"
             ) from error

@@ -36,10 +36,31 @@ class Start:
 
 
 class PairTrainer(DPOTrainer):
-    """trl's trainer on pairs that are token ids already: nothing is tokenized again, and nothing is dropped."""
+    """trl's trainer on pairs that are token ids already: nothing is tokenized again, and nothing is dropped.
+
+    Each pair weighs the same in an optimiser step. The trainer takes the mean of its micro-batches' means, in which a
+    pair of a smaller last micro-batch would weigh more, and the micro-batch would change the result.
+    """
+
+    _pairs_in_step = 0
+    _batches_in_step = 0
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
         return dataset
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next step, counted."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self._batches_in_step = len(batches)
+        self._pairs_in_step = sum(_pair_count(batch) for batch in batches)
+        return batches, items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """trl's mean over the micro-batch, weighted by its share of the step's pairs; outside a step, just the mean."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if not self._pairs_in_step:
+            return loss
+        return loss * (_pair_count(inputs) * self._batches_in_step / self._pairs_in_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: a checkpoint lives for minutes."""
@@ -157,6 +178,10 @@ def _dataset(pairs: Sequence[PreferencePair]) -> Dataset:
             "rejected_ids": [pair.rejected_ids for pair in pairs],
         }
     )
+
+
+def _pair_count(batch: Any) -> int:
+    return len(batch["input_ids"]) // 2  # the first half is chosen, the second rejected
 
 
 def _snapshot(model: PeftModel) -> list[torch.Tensor]:

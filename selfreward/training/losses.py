@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from selfreward.config import TrainConfig
+from selfreward.config import MemoryConfig, TrainConfig
 from selfreward.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of trl's losses. `label_smoothing` says whether it takes one, and whether it needs one above 0."""
+    """A sum of trl's losses.
+
+    `label_smoothing` says whether it takes one, and whether it needs one above 0. `couples_pairs` says that a pair's
+    loss depends on the pairs beside it, so that a batch can't be cut into micro-batches.
+    """
 
     terms: tuple[str, ...]
     weights: tuple[float, ...] = (1.0,)
     label_smoothing: str = "unused"  # unused, optional, required
+    couples_pairs: bool = False
 
 
 LOSSES: dict[str, Loss] = {
@@ -27,20 +32,23 @@ LOSSES: dict[str, Loss] = {
     "nca_pair": Loss(("nca_pair",)),
     "bco_pair": Loss(("bco_pair",)),
     "sppo_hard": Loss(("sppo_hard",)),
-    "aot": Loss(("aot",)),
-    "aot_unpaired": Loss(("aot_unpaired",)),
+    "aot": Loss(("aot",), couples_pairs=True),
+    "aot_unpaired": Loss(("aot_unpaired",), couples_pairs=True),
     "apo_zero": Loss(("apo_zero",)),
     "apo_down": Loss(("apo_down",)),
     "discopop": Loss(("discopop",)),
-    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0)),
+    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0), couples_pairs=True),
 }
 
 STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}
 """Losses whose value is ln 2 where the policy equals its reference."""
 
 
-def check_loss(train: TrainConfig) -> None:
-    """Raise `ConfigError` for a loss and a label smoothing that don't go together."""
+def check_loss(train: TrainConfig, memory: MemoryConfig) -> None:
+    """Raise `ConfigError` for a loss and a label smoothing, or a loss and a micro-batch, that don't go together."""
+    if LOSSES[train.loss].couples_pairs and memory.micro_batch != train.batch_size:
+        remedy = f"train.loss={train.loss} compares the pairs of a batch; use {train.batch_size}"
+        raise ConfigError("memory.micro_batch", memory.micro_batch, remedy)
     use = LOSSES[train.loss].label_smoothing
     if use == "unused" and train.label_smoothing:
         remedy = f"train.loss={train.loss} ignores it; use 0, or train.loss=robust"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import RunConfig, artifacts_dir
-from selfreward.errors import NoPairsError
+from selfreward.errors import ConfigError, NoPairsError
 from selfreward.records import Candidate, Judgement, PreferencePair
 from tests.loop.helpers import Recorder, digests, make_store, run_loop
 
@@ -133,6 +133,12 @@ def test_a_prompt_too_long_for_the_model_is_left_out_and_counted(tiny_config: Ru
     assert made.metrics["prompts_too_long"] > 0
     assert made.metrics["prompts_too_long"] + made.metrics["prompts"] == tiny_config.prompts.per_iteration
     assert all(len(c.prompt_ids) <= 60 for c in made.read(Candidate))
+
+
+def test_prompts_that_are_all_too_long_are_a_mistake_with_a_remedy(tiny_config: RunConfig) -> None:
+    tiny_config.sampling.max_prompt_tokens = 1
+    with pytest.raises(ConfigError, match="all 4 prompts are longer; raise it"):
+        run_loop(tiny_config)
 
 
 def test_every_answer_is_compared_with_the_baseline_in_both_orders(tiny_config: RunConfig) -> None:

@@ -38,7 +38,7 @@ def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
 
 
 def _policy_2_generates_text(model: ModelConfig, policy: Path) -> None:
-    models = Models(model_files.locate(model.name, None), model.name, "bfloat16", "auto")
+    models = Models(model_files.locate(model.name, None), "bfloat16", "auto")
     engine = HFEngine(models, rows=4, scoring_tokens=None, merge_adapter=False)
     adapter = Adapter(policy.resolve().name, policy.resolve())
     request = SampleRequest(models.chat.render("Name three colours."), [1])

@@ -37,10 +37,7 @@ def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunC
     start = tools.adapter(made[1]["policy"])
     with tools.models.trainable(start, tiny_config.train.lora, 0) as model:
         trainer = _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, pairs)
-        with torch.no_grad():  # move the policy away from its reference
-            for name, parameter in model.named_parameters():
-                if f".{TRAINED}." in name:
-                    parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        _move(model)
         batch = next(iter(trainer.get_train_dataloader()))
         ours = trainer.compute_loss(model, batch).item()
 
@@ -63,6 +60,26 @@ def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunC
         expected = -torch.nn.functional.logsigmoid(tiny_config.train.beta * torch.tensor(margins, dtype=torch.float64))
     assert abs(margins[0]) > 1e-3
     assert ours == pytest.approx(expected.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+def test_the_micro_batch_does_not_change_the_result(tiny_config: RunConfig, tmp_path: Path, loss: str) -> None:
+    """Three pairs in a batch of four: a mean of the micro-batches' means would give the third the weight of two."""
+    pairs = run_loop(tiny_config)[1]["pairs"].read(PreferencePair)[:3]
+    tiny_config.train.loss = loss
+    tiny_config.train.batch_size = 4
+    results: list[tuple[float, float]] = []
+    for micro_batch in (1, 2, 4):
+        tiny_config.memory.micro_batch = micro_batch
+        tools = make_store(tiny_config).tools
+        with tools.models.trainable(None, tiny_config.train.lora, 0) as model:
+            trainer = _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, pairs)
+            _move(model)
+            trainer.train()
+        first = trainer.state.log_history[0]
+        results.append((first["loss"], first["grad_norm"]))
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
+    assert results[2] == pytest.approx(results[0], rel=1e-4)
 
 
 def test_the_reference_is_the_previous_policy_byte_for_byte(tiny_config: RunConfig, tmp_path: Path) -> None:
@@ -116,7 +133,10 @@ def test_nothing_learned_is_an_error(tiny_config: RunConfig) -> None:
         run_loop(tiny_config)
 
 
-@pytest.mark.parametrize("damage", ["nothing", "a flipped bit", "a missing file", "no manifest"])
+SLOW = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("a flipped bit", "a missing file", "no manifest")]
+
+
+@pytest.mark.parametrize("damage", ["nothing", *SLOW])
 def test_training_resumes_to_the_same_bytes(tiny_config: RunConfig, tmp_path: Path, damage: str) -> None:
     """After a kill between steps, from the checkpoint; from the stage's start where that can't be trusted."""
     tiny_config.train.epochs = 2
@@ -155,6 +175,15 @@ def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
     found = newest_whole(tmp_path)
     assert found == (tmp_path / "checkpoint-2", Cost(seconds=2))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def _move(model: torch.nn.Module) -> None:
+    """Move the policy away from its reference, so that pairs have losses of their own."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if f".{TRAINED}." in name:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def _damage(checkpoint: Path, damage: str) -> None:

@@ -25,7 +25,7 @@ def models(tiny_model: Path) -> Models:
     """The tiny model in float32."""
     from selfreward.models import Models  # imports torch, which many tests do without
 
-    return Models(tiny_model, "tiny", "float32", "cpu")
+    return Models(tiny_model, "float32", "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ COMPLETIONS = [[20, 21, 22], [23, 24], [25], [26, 27, 28, 29]]
 @pytest.fixture
 def models(tiny_model: Path) -> Models:
     """Each test's own: adapters stay in a model once they are loaded."""
-    return Models(tiny_model, "tiny", "float32", "cpu")
+    return Models(tiny_model, "float32", "cpu")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def train(models: Models, folder: Path, seed: int = 0) -> Adapter:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-        save_adapter(model, folder, "tiny")
+        save_adapter(model, folder)
     return Adapter(folder.name, folder)
 
 
@@ -89,7 +89,7 @@ def test_an_adapter_is_the_low_rank_product_that_its_files_hold(
     adapter = train(models, tmp_path / "one")
     found = logprobs(engine, adapter)
     factors = load_file(adapter.folder / WEIGHTS)
-    other = Models(models.folder, "tiny", "float32", "cpu")
+    other = Models(models.folder, "float32", "cpu")
     for name, weight in other.base.state_dict().items():
         key = "base_model.model." + name.removesuffix(".weight")
         if f"{key}.lora_A.weight" in factors:
@@ -112,7 +112,7 @@ def test_only_the_adapter_is_trainable_and_only_while_it_trains(models: Models) 
 def test_a_fresh_adapter_changes_nothing_yet(engine: HFEngine, models: Models, tmp_path: Path) -> None:
     before = logprobs(engine, None)
     with models.trainable(None, LORA, seed=0) as model:
-        save_adapter(model, tmp_path, "tiny")
+        save_adapter(model, tmp_path)
     assert logprobs(engine, Adapter("fresh", tmp_path)) == pytest.approx(before, abs=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_training_goes_on_from_the_adapter_it_is_given(models: Models, tmp_path:
     """An earlier implementation loaded it into the wrong place without a word, so each iteration began anew."""
     previous = train(models, tmp_path / "one")
     with models.trainable(previous, LoraConfig(), seed=9) as model:
-        save_adapter(model, tmp_path, "tiny")
+        save_adapter(model, tmp_path)
     assert (tmp_path / WEIGHTS).read_bytes() == (previous.folder / WEIGHTS).read_bytes()
     assert (tmp_path / SETTINGS).read_bytes() == (previous.folder / SETTINGS).read_bytes()
 
@@ -128,7 +128,7 @@ def test_training_goes_on_from_the_adapter_it_is_given(models: Models, tmp_path:
 def test_equal_seeds_give_equal_bytes_and_other_seeds_others(tiny_model: Path, tmp_path: Path) -> None:
     made = []
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
-        adapter = train(Models(tiny_model, "tiny", "float32", "cpu"), tmp_path / name, seed)
+        adapter = train(Models(tiny_model, "float32", "cpu"), tmp_path / name, seed)
         made.append([(adapter.folder / file).read_bytes() for file in (WEIGHTS, SETTINGS)])
     assert made[0] == made[1]
     assert made[0] != made[2]
@@ -147,7 +147,7 @@ def test_training_leaves_the_base_as_it_was(models: Models, tmp_path: Path) -> N
 def test_folding_an_adapter_in_and_out_leaves_the_base_bit_for_bit_as_it_was(
     tiny_model: Path, tmp_path: Path, dtype: str
 ) -> None:
-    models = Models(tiny_model, "tiny", dtype, "cpu")
+    models = Models(tiny_model, dtype, "cpu")
     adapter = train(models, tmp_path / "one")
     before = base_weights(models)
     with models.policy(adapter, merged=True):
@@ -185,6 +185,22 @@ def test_after_sampling_with_a_merged_adapter_scores_are_what_they_were(
     merging = HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=True)
     merging.sample(requests(engine), Decoding(0.9, 0.95, 2), adapter, ignore)
     assert (logprobs(engine, adapter), logprobs(engine, None)) == before
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_base_is_another_while_it_samples_if_and_only_if_the_adapter_is_merged(
+    models: Models, tmp_path: Path, merge: bool
+) -> None:
+    adapter = train(models, tmp_path / "one")
+    before, changed = base_weights(models), set[bool]()
+
+    def look(units: float, tokens: int) -> None:
+        during = base_weights(models)
+        changed.add(any(not torch.equal(during[name], before[name]) for name in before))
+
+    engine = HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=merge)
+    engine.sample(requests(engine), Decoding(0.9, 0.95, 2), adapter, look)
+    assert changed == {merge}
 
 
 # Refused

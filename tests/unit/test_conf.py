@@ -40,7 +40,7 @@ def compose_run(*overrides: str) -> RunConfig:
 def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None:
     cfg = compose_run(f"{path.parent.name}={path.stem}", f"output_dir={tmp_path}/run")
     validate(cfg, KINDS)
-    check_loss(cfg.train)
+    check_loss(cfg.train, cfg.memory)
 
 
 def test_there_is_a_folder_for_each_group() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import PromptsConfig, RunConfig, artifacts_dir, validate
+from selfreward.config import PromptsConfig, RunConfig, artifacts_dir, check_folders, validate
 from selfreward.errors import ConfigError
 from selfreward.run import KINDS
 
@@ -184,7 +184,14 @@ def test_a_folder_that_can_not_be_written_is_refused(cfg: RunConfig, tmp_path: P
     (tmp_path / "file").write_text("in the way")
     override(cfg, key, str(tmp_path / "file" / "below"))
     with pytest.raises(ConfigError, match=rf"{key}={tmp_path}/file/below: can't be written .*; choose another folder"):
-        validate(cfg, KINDS)
+        check_folders(cfg)
+
+
+def test_folders_are_made_once_they_are_known_to_be_right_and_not_before(cfg: RunConfig, tmp_path: Path) -> None:
+    validate(cfg, KINDS)
+    assert [*tmp_path.iterdir()] == []
+    check_folders(cfg)
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["artifacts", "run"]
 
 
 def test_artifacts_lie_beside_the_run_unless_said_otherwise(cfg: RunConfig, tmp_path: Path) -> None:
