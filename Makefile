@@ -25,10 +25,10 @@ run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=
 	$(BIN)/python -m selfreward.run $(ARGS)
 
 test: setup ## all tests, the real model among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-fast: setup ## tests that take a minute in all
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
 
 lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff check .

@@ -29,7 +29,8 @@ class Chat:
             raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        added = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
 
     def render(self, message: str) -> list[int]:

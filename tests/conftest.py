@@ -9,6 +9,7 @@ import pytest
 
 from selfreward.config import PromptsConfig, RunConfig
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on matrices this small, threads only wait for each other
 os.environ["WANDB_MODE"] = "offline"  # no test may reach a service
 os.environ.pop("WANDB_API_KEY", None)
 

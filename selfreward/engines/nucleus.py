@@ -49,7 +49,7 @@ def _invert(
     probability_BK = (sorted_BK - log_total_B[:, None]).to(precise).exp()
     cumulative_BK = probability_BK.cumsum(-1)
     if sorted_BK.shape[-1] == vocabulary:
-        cumulative_BK[:, -1] = 1.0  # what rounding left over goes to the last token that has a probability
+        cumulative_BK /= cumulative_BK[:, -1:].clone()  # no token gets what rounding left over
     if top_p == 1:
         position_B = torch.searchsorted(cumulative_BK, uniform_B.to(cumulative_BK)[:, None], right=True)[:, 0]
         decided_B = position_B < cumulative_BK.shape[-1]

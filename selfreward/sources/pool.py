@@ -108,4 +108,5 @@ def _prompt_id(text: str) -> str:
 
 
 def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
-    return str(row[cfg.category_column]) if cfg.category_column is not None else ""
+    category = row[cfg.category_column] if cfg.category_column is not None else None
+    return "" if category is None else str(category)

@@ -73,7 +73,7 @@ class Manifest:
         Raises `ArtifactError` where there is one that can't be read, or files that it names are not of its sizes.
         """
         try:
-            data = json.loads((folder / FILE_NAME).read_text())
+            data = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
             files = {name: FileEntry(**entry) for name, entry in data.pop("files").items()}
             manifest = Manifest(files=files, cost=Cost(**data.pop("cost")), **data)
         except FileNotFoundError:

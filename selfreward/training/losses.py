@@ -32,8 +32,8 @@ LOSSES: dict[str, Loss] = {
     "nca_pair": Loss(("nca_pair",)),
     "bco_pair": Loss(("bco_pair",)),
     "sppo_hard": Loss(("sppo_hard",)),
-    "aot": Loss(("aot",), couples_pairs=True),
-    "aot_unpaired": Loss(("aot_unpaired",), couples_pairs=True),
+    "aot": Loss(("aot",), label_smoothing="optional", couples_pairs=True),
+    "aot_unpaired": Loss(("aot_unpaired",), label_smoothing="optional", couples_pairs=True),
     "apo_zero": Loss(("apo_zero",)),
     "apo_down": Loss(("apo_down",)),
     "discopop": Loss(("discopop",)),
@@ -53,5 +53,9 @@ def check_loss(train: TrainConfig, memory: MemoryConfig) -> None:
     if use == "unused" and train.label_smoothing:
         remedy = f"train.loss={train.loss} ignores it; use 0, or train.loss=robust"
         raise ConfigError("train.label_smoothing", train.label_smoothing, remedy)
+    if train.loss == "robust" and train.label_smoothing == 0.5:
+        raise ConfigError(
+            "train.label_smoothing", 0.5, "train.loss=robust divides by 1 less twice it; use less than 0.5"
+        )
     if use == "required" and not train.label_smoothing:
         raise ConfigError("train.label_smoothing", 0, f"train.loss={train.loss} needs one above 0; use 1e-3")

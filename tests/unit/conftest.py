@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on matrices this small, threads only wait for each other
-
 # How fast a machine is says nothing about the code.
-settings.register_profile("selfreward", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("selfreward", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("selfreward")
 
 if TYPE_CHECKING:

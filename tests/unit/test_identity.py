@@ -90,7 +90,7 @@ class _NeitherIdentityNorExecution:
         MemoryConfig(),
         RunConfig(),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_without_a_canonical_form_is_refused_and_the_error_says_where_it_stands(value: object) -> None:
     config = {"outer": [0, {"inner": value}]}

@@ -86,8 +86,10 @@ def test_a_drawn_token_is_always_in_the_nucleus(
     assert row[int(token)] >= smallest - 1e-4
 
 
-def test_a_token_without_probability_is_never_drawn_however_close_the_number_is_to_one() -> None:
-    row = [20.0, 20.0] + [-1000.0] * 500
+@pytest.mark.parametrize("logit", [-1000.0, -40.0], ids=["no probability", "less than 1e-25"])
+def test_rounding_gives_no_token_a_probability_that_it_does_not_have(logit: float) -> None:
+    """However close to one the number is: what is left of it there is more than such tokens have together."""
+    row = [20.0, 20.0] + [logit] * 500
     numbers = 1 - torch.logspace(-15, -3, 500, dtype=torch.float64)
     tokens, _ = nucleus.draw(torch.tensor([row]).expand(500, -1), numbers, 1.0, 1.0)
     assert {*tokens.tolist()} <= {0, 1}
