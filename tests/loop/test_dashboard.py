@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,10 @@ def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tm
 def test_a_service_that_dies_does_not_end_the_run(tiny_model: Path, tmp_path: Path) -> None:
     """In a process of its own, for W&B's exit hooks are to be survived too."""
     child = [sys.executable, "-m", "tests.loop.test_dashboard", str(tiny_model), str(tmp_path)]
-    result = subprocess.run(child, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # a service of its own
+    result = subprocess.run(
+        child, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=200
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("killed\nwent on, warnings: at most one\n")
 
