@@ -144,6 +144,7 @@ class MemoryConfig(Execution):
     cap_gb: float = _number(64.0, above=0)  # GPU memory, in GiB
     micro_batch: int = _number(2, least=1)  # preference pairs in one forward and backward
     gradient_checkpointing: bool = False
+    share_prompt: bool = True  # compute a pair's prompt once and score completions alone: faster, exact to rounding
     sampling_rows: int = _number(64, least=1)  # candidates decoded side by side
     scoring_tokens: int | None = _number(
         None, least=1

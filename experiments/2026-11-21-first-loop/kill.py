@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from selfreward.store import Artifact, Manifest
+from selfreward.store import digests
 
 KILLS = 10
 COMMAND = [sys.executable, "-m", "selfreward.run", "iteration=2", "tracking.wandb=disabled"]
@@ -50,19 +50,6 @@ def at_work(artifacts: Path) -> str:
     """The stage that has begun and isn't complete."""
     begun = [path.parent for path in artifacts.glob("*/*/partial") if not (path.parent / "manifest.json").exists()]
     return ", ".join(path.parent.name for path in begun) or "start-up"
-
-
-def digests(artifacts: Path) -> dict[str, dict[str, str]]:
-    """The SHA-256 of every artifact's files, held against the bytes on disk."""
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(artifacts.glob("*/*/manifest.json")):
-        manifest = Manifest.read(path.parent)
-        assert manifest is not None
-        artifact = Artifact(path.parent, manifest)
-        for name in manifest.files:
-            artifact.file(name)
-        found[artifact.reference] = {name: entry.sha256 for name, entry in manifest.files.items()}
-    return found
 
 
 if __name__ == "__main__":

@@ -2,7 +2,19 @@
 
 from selfreward.store.identity import Execution, Identity, derive_seed
 from selfreward.store.manifest import Cost, Manifest
-from selfreward.store.store import Artifact, Metrics, Stage, Store
+from selfreward.store.store import Artifact, Metrics, Stage, Store, digests
 from selfreward.store.work import Work
 
-__all__ = ["Artifact", "Cost", "Execution", "Identity", "Manifest", "Metrics", "Stage", "Store", "Work", "derive_seed"]
+__all__ = [
+    "Artifact",
+    "Cost",
+    "Execution",
+    "Identity",
+    "Manifest",
+    "Metrics",
+    "Stage",
+    "Store",
+    "Work",
+    "derive_seed",
+    "digests",
+]

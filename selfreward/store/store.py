@@ -60,6 +60,19 @@ class Artifact:
         return [row for name in names for row in from_table(pq.read_table(self.file(name)), record)]
 
 
+def digests(root: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of every file of every complete artifact below `root`, by artifact and file.
+
+    Raises `ArtifactError` where a file is not as its manifest says.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(root.glob("*/*/manifest.json")):
+        if manifest := Manifest.read(path.parent):
+            artifact = Artifact(path.parent, manifest)
+            found[artifact.reference] = {name: file_sha256(artifact.file(name)) for name in manifest.files}
+    return found
+
+
 @dataclass(frozen=True)
 class Stage(Generic[Config, Tools]):
     """A function from artifacts and settings to one artifact.

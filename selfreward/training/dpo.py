@@ -22,6 +22,7 @@ from selfreward.records import PreferencePair
 from selfreward.store import Metrics, Work
 from selfreward.training.checkpoint import CheckpointCallback, newest_whole
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
+from selfreward.training.shared_prompt import share_prompts
 
 REFERENCE = "ref"  # the adapter name under which trl looks for the reference
 _START_TOLERANCE = 0.02  # nats of loss: the same weights, apart from bfloat16 rounding in another batch layout
@@ -89,6 +90,8 @@ def make_trainer(
     if train.reference == "base":
         model.delete_adapter(REFERENCE)  # then trl switches the adapters off for the reference
         model.set_adapter(TRAINED)
+    if memory.share_prompt:
+        share_prompts(model.get_base_model())
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
     return trainer

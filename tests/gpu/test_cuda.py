@@ -7,7 +7,8 @@ import torch
 
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.memory import GIB, MemoryMeter, enforce_cap
-from tests.loop.helpers import digests, run_loop
+from selfreward.store import digests
+from tests.loop.helpers import run_loop
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -10,7 +10,7 @@ from selfreward.config import RunConfig, artifacts_dir
 from selfreward.loop import loop
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
-from selfreward.store import Artifact, Manifest, Store
+from selfreward.store import Manifest, Store
 from selfreward.store.observer import Silent
 from selfreward.tracking.metrics import Iteration
 
@@ -45,16 +45,3 @@ def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]
 def run_loop(cfg: RunConfig, recorder: Recorder | None = None) -> list[Iteration]:
     identity = model_files.identify(Path(cfg.model.name), cfg.model.dtype)
     return list(loop(cfg, identity, make_store(cfg, recorder)))
-
-
-def digests(root: Path) -> dict[str, dict[str, str]]:
-    """The SHA-256 of every file of every complete artifact below `root`, by artifact."""
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(root.glob("*/*/manifest.json")):
-        manifest = Manifest.read(path.parent)
-        assert manifest is not None
-        artifact = Artifact(path.parent, manifest)
-        for name in manifest.files:
-            artifact.file(name)  # raises where the bytes are not those of the manifest
-        found[artifact.reference] = {name: entry.sha256 for name, entry in manifest.files.items()}
-    return found

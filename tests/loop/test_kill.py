@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import artifacts_dir
+from selfreward.store import digests
 from tests.conftest import tiny_settings
-from tests.loop.helpers import Recorder, digests, run_loop
+from tests.loop.helpers import Recorder, run_loop
 
 MOMENTS = [
     ("advanced", "candidates", 1),  # in the first shard of the held-out answers

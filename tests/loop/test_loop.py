@@ -12,7 +12,8 @@ import pytest
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.errors import ConfigError, NoPairsError
 from selfreward.records import Candidate, Judgement, PreferencePair
-from tests.loop.helpers import Recorder, digests, make_store, run_loop
+from selfreward.store import digests
+from tests.loop.helpers import Recorder, make_store, run_loop
 
 ONE_ITERATION = ["prompts", "candidates", "judgements", "pairs", "policies", "candidates", "judgements", "evaluations"]
 

@@ -15,8 +15,7 @@ from selfreward.engines.hf import HFEngine
 from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.run import run
-from selfreward.store import Artifact, Manifest
-from tests.loop.helpers import digests
+from selfreward.store import Artifact, Manifest, digests
 from tests.unit.test_conf import compose_run
 
 

@@ -13,10 +13,10 @@ from selfreward.config import RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
 from selfreward.models import TRAINED
 from selfreward.records import PreferencePair
-from selfreward.store import Cost
+from selfreward.store import Cost, digests
 from selfreward.training.checkpoint import newest_whole, seal
 from selfreward.training.dpo import REFERENCE, PairTrainer, check_start, make_trainer
-from tests.loop.helpers import Recorder, digests, make_store, run_loop
+from tests.loop.helpers import Recorder, make_store, run_loop
 
 
 class KilledError(Exception):
