@@ -64,8 +64,10 @@ def loss_and_gradients(
     return value.item(), gradients, metrics
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("attention", ["eager", pytest.param("sdpa", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "loss", [name if name in ("sigmoid", "ipo") else pytest.param(name, marks=pytest.mark.slow) for name in LOSSES]
+)
 def test_sharing_the_prompt_changes_neither_loss_nor_gradient_nor_metric(
     tiny_model: Path, tmp_path: Path, loss: str, attention: str
 ) -> None:

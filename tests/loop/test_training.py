@@ -62,7 +62,7 @@ def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunC
     assert ours == pytest.approx(expected.mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("loss", ["sigmoid", pytest.param("ipo", marks=pytest.mark.slow)])
 def test_the_micro_batch_does_not_change_the_result(tiny_config: RunConfig, tmp_path: Path, loss: str) -> None:
     """Three pairs in a batch of four: a mean of the micro-batches' means would give the third the weight of two."""
     pairs = run_loop(tiny_config)[1]["pairs"].read(PreferencePair)[:3]
