@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -63,7 +63,7 @@ def main() -> None:
     except MISTAKES as error:
         if _SHOWS_TRACEBACK:
             raise
-        sys.exit(_complain(f"error: {explain(error)}", exit_code(error)))
+        _fail(error)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -78,9 +78,7 @@ def _command(cfg: DictConfig) -> float:
     except MISTAKES as error:
         if sweeping or _SHOWS_TRACEBACK:
             raise
-        sys.exit(
-            _complain(f"error: {explain(error)}", exit_code(error))
-        )  # past Hydra, which would add a line of its own
+        _fail(error)  # past Hydra, which would add a line of its own
 
 
 def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
@@ -124,13 +122,10 @@ def _follow(
             dashboard.log(number, iterations[number])
         logged = len(iterations)
         if cfg.tracking.report:
-            from selfreward.tracking.report import (
-                write_report,
-            )  # imports matplotlib: a second that a finished run saves
+            from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
 
-            write_report(
-                report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples
-            )
+            title = f"{cfg.name}: policy {len(iterations) - 1}"
+            write_report(report, title, settings, iterations, cfg.tracking.examples)
         link(folder, iterations)
 
     try:
@@ -173,6 +168,10 @@ def _quieten() -> None:
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal_number)
+
+
+def _fail(error: BaseException) -> NoReturn:
+    sys.exit(_complain(f"error: {explain(error)}", exit_code(error)))
 
 
 def _complain(line: str, exit_code: int) -> int:

@@ -69,7 +69,9 @@ def digests(root: Path) -> dict[str, dict[str, str]]:
     for path in sorted(root.glob("*/*/manifest.json")):
         if manifest := Manifest.read(path.parent):
             artifact = Artifact(path.parent, manifest)
-            found[artifact.reference] = {name: file_sha256(artifact.file(name)) for name in manifest.files}
+            for name in manifest.files:
+                artifact.file(name)  # holds the bytes against the manifest
+            found[artifact.reference] = {name: entry.sha256 for name, entry in manifest.files.items()}
     return found
 
 

@@ -74,7 +74,7 @@ class Work:
             before = self.cost
             made = compute(items)
             _write_parquet(path, made, record)
-            self._record_shard(path, len(made), before)
+            self._record_shard(path, before)
             rows.extend(made)
         return rows
 
@@ -89,10 +89,10 @@ class Work:
         self.earlier += Cost(**note["cost"])
         return True
 
-    def _record_shard(self, path: Path, rows: int, before: Cost) -> None:
+    def _record_shard(self, path: Path, before: Cost) -> None:
         after = self.cost
         cost = Cost(after.seconds - before.seconds, after.tokens - before.tokens, after.peak_memory_bytes)
-        note = {"sha256": file_sha256(path), "rows": rows, "cost": dataclasses.asdict(cost)}
+        note = {"sha256": file_sha256(path), "cost": dataclasses.asdict(cost)}
         write_atomically(self._note(path), json.dumps(note).encode())
 
     def _note(self, path: Path) -> Path:
