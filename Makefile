@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := $(wildcard experiments/bench/*.py)
+BENCHMARKS := training memory
 ARGS ?= iteration=3
 
 help: ## list these targets
@@ -41,7 +41,7 @@ format: setup ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 bench: setup ## run experiments/bench/; what the machine lacks is skipped
-	@for file in $(BENCHMARKS); do $(BIN)/python $$file || exit; done
+	@for name in $(BENCHMARKS); do $(BIN)/python experiments/bench/$$name.py || exit; done
 
 clean: ## remove what was installed and cached here, but no outputs
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

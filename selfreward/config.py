@@ -113,7 +113,9 @@ class TrainConfig(Identity):
     epochs: int = _number(1, least=1)
     batch_size: int = _number(4, least=1)  # preference pairs in one optimiser step
     max_length: int = _number(1024, least=2)  # tokens of a prompt and one candidate
+    quantization: str = _choice("none", "none", "nf4")  # of the base model's layers (bitsandbytes, on CUDA)
     reference: str = _choice("previous", "previous", "base")
+    reference_logprobs: str = _choice("computed", "computed", "recorded")  # once, or those noted while sampling
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -142,14 +144,21 @@ class MemoryConfig(Execution):
     """How much memory a run may take, and how its work is cut to fit."""
 
     cap_gb: float = _number(64.0, above=0)  # GPU memory, in GiB
-    micro_batch: int = _number(2, least=1)  # preference pairs in one forward and backward
-    gradient_checkpointing: bool = False
-    share_prompt: bool = True  # compute a pair's prompt once and score completions alone: faster, exact to rounding
-    sampling_rows: int = _number(64, least=1)  # candidates decoded side by side
-    scoring_tokens: int | None = _number(
-        None, least=1
-    )  # tokens in one scoring batch; by default 2,048 on a CPU, else 32,768
+    ram_gb: float | None = _number(None, above=0)  # main memory this process may hold, in GiB; None is what there is
+    micro_batch: int | None = _number(None, least=1)  # preference pairs in one forward and backward; None: as it fits
+    gradient_checkpointing: bool | None = None  # None: where it is needed to fit
+    sampling_rows: int | None = _number(None, least=1)  # candidates decoded side by side; None: 64 on a CPU, else 256
+    scoring_tokens: int | None = _number(None, least=1)  # in one scoring batch; None: 2,048 on a CPU, else 32,768
     checkpoint_seconds: float = _number(30.0, least=0)  # at most this much training is lost to a kill
+
+
+@dataclass
+class SpeedConfig(Execution):
+    """Shorter ways to the same numbers, exact to rounding. Switch one off to compare."""
+
+    completion_head: bool = True  # training scores completion tokens alone, and keeps no logits
+    share_prompt: bool = True  # training packs pairs into one row, each prompt once; needs completion_head
+    fused_adapter: bool = True  # training computes an adapter in the model's dtype, without peft's casts
 
 
 @dataclass
@@ -180,6 +189,7 @@ class RunConfig(Execution):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
@@ -243,6 +253,8 @@ def _check_across(cfg: RunConfig) -> None:
             "a model with its adapter merged is not exactly the previous policy; "
             "set train.reference=base or engine.merge_adapter=false",
         )
+    if cfg.speed.share_prompt and not cfg.speed.completion_head:
+        raise ConfigError("speed.completion_head", False, "packed pairs need it; set speed.share_prompt=false too")
     needed = cfg.sampling.max_prompt_tokens + cfg.sampling.max_new_tokens
     if cfg.train.max_length < needed:
         raise ConfigError(
@@ -251,9 +263,11 @@ def _check_across(cfg: RunConfig) -> None:
             f"candidates may have {needed} tokens and would be cut; set it to {needed} or more, "
             "or lower sampling.max_prompt_tokens or sampling.max_new_tokens",
         )
-    if cfg.train.batch_size % cfg.memory.micro_batch:
-        fitting = math.gcd(cfg.train.batch_size, cfg.memory.micro_batch)
-        remedy = f"must divide train.batch_size={cfg.train.batch_size}; use {fitting}"
+    if cfg.train.reference_logprobs == "recorded" and cfg.train.reference != "previous":
+        remedy = "none were recorded under the base model; set train.reference=previous, or computed"
+        raise ConfigError("train.reference_logprobs", "recorded", remedy)
+    if cfg.memory.micro_batch and cfg.memory.micro_batch > cfg.train.batch_size:
+        remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
         raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
     if cfg.sampling.temperature == 0:
         raise ConfigError(

@@ -45,6 +45,10 @@ class TrainingError(SelfRewardError):
     """Training that would be silently wrong: no trainable parameters, or a start away from the reference."""
 
 
+class OutOfMemoryError(SelfRewardError):
+    """Work that does not fit into the memory it may take."""
+
+
 class BusyError(SelfRewardError):
     """Another process is at work in the same run folder."""
 

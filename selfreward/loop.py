@@ -18,6 +18,7 @@ from selfreward.stages.judgements import JUDGEMENTS, JudgementsIdentity
 from selfreward.stages.pairs import PAIRS, PairsIdentity
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.stages.prompts import PROMPTS, PromptsIdentity
+from selfreward.stages.references import REFERENCES, ReferencesIdentity
 from selfreward.stages.tools import Tools
 from selfreward.stages.train import TRAIN, PolicyIdentity
 from selfreward.store import Artifact, Store
@@ -31,7 +32,7 @@ def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[
 
     Yields the artifacts of each iteration as it is done; those of iteration 0 are the evaluation of policy 0.
     """
-    stages = _Settings(cfg)
+    stages = StageSettings(cfg)
     source = store.tools.pool.source
     base = policy = store.run(SEED_POLICY, SeedPolicyIdentity(model))
     held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
@@ -52,19 +53,19 @@ def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[
         candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
         judgements = store.run(JUDGEMENTS, stages.judgements, {"candidates": candidates, "policy": policy}, cfg.seed)
         pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
-        policy = store.run(TRAIN, stages.policy, {"pairs": pairs, "policy": policy}, cfg.seed)
-        made = {
-            "prompts": prompts,
-            "candidates": candidates,
-            "judgements": judgements,
-            "pairs": pairs,
-            "policy": policy,
-        }
+        made = {"prompts": prompts, "candidates": candidates, "judgements": judgements, "pairs": pairs}
+        basis = {"pairs": pairs, "policy": policy}
+        if cfg.train.reference_logprobs == "computed":
+            reference = policy if cfg.train.reference == "previous" else base
+            basis["references"] = made["references"] = store.run(
+                REFERENCES, ReferencesIdentity(), {"pairs": pairs, "policy": reference}
+            )
+        policy = made["policy"] = store.run(TRAIN, stages.policy, basis, cfg.seed)
         yield made | evaluation(policy, first["held_out_candidates"])
 
 
 @dataclass(frozen=True)
-class _Settings:
+class StageSettings:
     """What of the configuration each stage's artifact depends on."""
 
     cfg: RunConfig

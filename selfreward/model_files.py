@@ -46,10 +46,11 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class ModelIdentity(Identity):
-    """What a base model is: the bytes of its files and the type of number it is loaded in."""
+    """What a base model is: the bytes of its files, the type of number it is loaded in, and its quantisation."""
 
     content: str
     dtype: str
+    quantization: str
 
 
 def cache_dir() -> Path:
@@ -78,10 +79,10 @@ def locate(name: str, revision: str | None, announce: Callable[[str], None] = la
     return folder
 
 
-def identify(folder: Path, dtype: str) -> ModelIdentity:
+def identify(folder: Path, dtype: str, quantization: str = "none") -> ModelIdentity:
     """The identity of the model in `folder`: equal files give equal identities, wherever they lie."""
     files = sorted({path for pattern in _WANTED for path in folder.glob(pattern)})
-    return ModelIdentity(digest([[path.name, _remembered_sha256(path)] for path in files]), dtype)
+    return ModelIdentity(digest([[path.name, _remembered_sha256(path)] for path in files]), dtype, quantization)
 
 
 def _from_package(name: str, announce: Callable[[str], None]) -> Path:

@@ -13,13 +13,14 @@ import peft
 import torch
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.chat import Chat
 from selfreward.config import LoraConfig
-from selfreward.errors import ModelError
+from selfreward.errors import ConfigError, ModelError
+from selfreward.fused_lora import fuse_adapters
 
 TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError there
 
@@ -27,12 +28,16 @@ TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError
 class Models:
     """A base model loaded at first use, with adapters by name. No second copy of the base is ever made."""
 
-    def __init__(self, folder: Path, dtype: str, device: str) -> None:
+    def __init__(
+        self, folder: Path, dtype: str, device: str, *, quantization: str = "none", fused_adapters: bool = True
+    ) -> None:
         logging.disable_progress_bar()
         self.folder = folder
         self.device = torch.device(pick_device(device))
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.chat = Chat(folder)
+        self._quantization = quantization
+        self._fused = fused_adapters
         self._base: Any = None  # transformers' own types for what a model can do are too narrow
         self._peft: peft.PeftModel | None = None
 
@@ -46,8 +51,11 @@ class Models:
                 attn_implementation=pick_attention(self.device),
                 use_safetensors=True,
                 trust_remote_code=False,
+                **self._quantized(),
             )
-            self._base = model.to(self.device).requires_grad_(False).eval()
+            if self._quantization == "none":
+                model = model.to(self.device)
+            self._base = model.requires_grad_(False).eval()
         return self._base
 
     @property
@@ -83,10 +91,8 @@ class Models:
         """
         self._unload()
         torch.manual_seed(seed)
-        settings = _read_settings(start.folder) if start else _fresh_settings(lora)
-        model = peft.get_peft_model(self.base, settings, adapter_name=TRAINED)
-        assert isinstance(model, peft.PeftModel)
-        self._peft = model
+        settings = _read_settings(start.folder) if start else fresh_adapter(lora)
+        model = self._peft = self._inject(settings, TRAINED)
         try:
             if start:
                 _load_weights(model, start.folder, TRAINED)
@@ -97,13 +103,31 @@ class Models:
             self.base.requires_grad_(False)
             self.base.eval()
 
+    def _quantized(self) -> dict[str, Any]:
+        """NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314), computed in the model's dtype."""
+        if self._quantization == "none":
+            return {}
+        if self.device.type != "cuda":
+            remedy = f"bitsandbytes computes it on CUDA, and this run is on {self.device.type}; use none"
+            raise ConfigError("train.quantization", self._quantization, remedy)
+        try:
+            import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            remedy = "needs bitsandbytes; install selfreward[nf4]"
+            raise ConfigError("train.quantization", self._quantization, remedy) from error
+        settings = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=self.dtype,
+        )
+        return {"quantization_config": settings, "device_map": {"": self.device}}
+
     def _with(self, adapter: Adapter) -> peft.PeftModel:
         if self._peft is None or adapter.name not in self._peft.peft_config:
             settings = _read_settings(adapter.folder)
             if self._peft is None:
-                model = peft.get_peft_model(self.base, settings, adapter_name=adapter.name)
-                assert isinstance(model, peft.PeftModel)
-                self._peft = model
+                self._peft = self._inject(settings, adapter.name)
             else:
                 self._peft.add_adapter(adapter.name, settings)
             try:
@@ -114,6 +138,13 @@ class Models:
         self._peft.set_adapter(adapter.name, inference_mode=True)
         self._peft.eval()
         return self._peft
+
+    def _inject(self, settings: peft.LoraConfig, name: str) -> peft.PeftModel:
+        model = peft.get_peft_model(self.base, settings, adapter_name=name)
+        assert isinstance(model, peft.PeftModel)
+        if self._fused:
+            fuse_adapters(model)
+        return model
 
     def _unload(self) -> None:
         if self._peft is not None:
@@ -147,7 +178,8 @@ def pick_attention(device: torch.device) -> str:
     return "eager" if device.type == "cpu" else "sdpa"
 
 
-def _fresh_settings(lora: LoraConfig) -> peft.LoraConfig:
+def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
+    """peft's form of the adapter that would be trained."""
     modules = [part.strip() for part in lora.target_modules.split(",")]
     return peft.LoraConfig(
         r=lora.r,

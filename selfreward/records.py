@@ -78,6 +78,17 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceLogprobs:
+    """Of a pair, the log-probability of each completion token under the reference policy, in nats."""
+
+    prompt_id: str
+    chosen_index: int
+    rejected_index: int
+    chosen: list[float]
+    rejected: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """A policy's answer to a held-out prompt against the baseline policy's answer to it.
 
@@ -107,7 +118,7 @@ class Comparison:
         return float(self.preference > 0.5)
 
 
-Record = TypeVar("Record", Prompt, Candidate, Judgement, PreferencePair, Comparison)
+Record = TypeVar("Record", Prompt, Candidate, Judgement, PreferencePair, ReferenceLogprobs, Comparison)
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 

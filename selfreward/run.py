@@ -12,23 +12,22 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from selfreward import model_files
+from selfreward.cap import MemoryMeter
+from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir, check_folders, validate
 from selfreward.engines import ENGINES
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.judges import JUDGES
 from selfreward.loop import loop
-from selfreward.memory import MemoryMeter
 from selfreward.pairing import PAIRINGS
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
-from selfreward.store.identity import digest
 from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration
@@ -42,13 +41,9 @@ KINDS = {
     "engine.kind": ENGINES,
     "train.loss": LOSSES,
 }
-_HERE = Path(__file__).resolve().parent
-CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  # in a wheel, and in a checkout
-
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
 
-ConfigStore.instance().store(name="schema", node=RunConfig)
-OmegaConf.register_new_resolver("folder_name", lambda text: folder_name(text), replace=True)
+register()
 
 
 def main() -> None:
@@ -97,9 +92,9 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
         try:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name}, in {folder}")
             model_folder = model_files.locate(cfg.model.name, cfg.model.revision, console.say)
-            identity = model_files.identify(model_folder, cfg.model.dtype)
-            tools = Tools(pool, model_folder, cfg.model, cfg.engine, cfg.memory)
-            store = Store(artifacts_dir(cfg), tools, console, MemoryMeter())
+            identity = model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization)
+            tools = Tools(pool, model_folder, cfg, console.say)
+            store = Store(artifacts_dir(cfg), tools, console, MemoryMeter(cfg.memory.cap_gb))
             write_settings(folder, settings)
             iterations = _follow(cfg, settings, folder, console, loop(cfg, identity, store))
         finally:
@@ -148,12 +143,6 @@ def _follow(
         console.say(f"report  {report}")
     console.say(f"run     {folder}")
     return iterations
-
-
-def folder_name(overrides: str) -> str:
-    """A sweep point's overrides as one folder's name: no slashes, and not longer than file systems take."""
-    name = overrides.replace("/", "_")
-    return name if len(name) <= 120 else f"{name[:100]}-{digest(overrides)[:8]}"
 
 
 def _quieten() -> None:

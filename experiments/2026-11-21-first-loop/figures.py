@@ -52,7 +52,7 @@ def policies(places: list[Path]) -> None:
 def answers(run: Path, last: Path) -> None:
     settings = json.loads((run / "config.json").read_text())["model"]
     models = Models(model_files.locate(settings["name"], settings["revision"]), settings["dtype"], "auto")
-    engine = HFEngine(models, rows=1, scoring_tokens=None, merge_adapter=False)
+    engine = HFEngine(models, rows=1, scoring_tokens=2048, merge_adapter=False)
     request = SampleRequest(models.chat.render(PROMPT), [0])
     for name, adapter in (("policy 0", None), ("the last policy", Adapter("last", last.resolve()))):
         (completion,) = engine.sample([request], Decoding(0.0, 1.0, 60), adapter, lambda *_: None)[0]

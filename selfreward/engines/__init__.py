@@ -1,4 +1,7 @@
-"""What runs the model. An engine is one file and one line here; it is imported when it is chosen."""
+"""What runs the model. An engine is one file and one line here; it is imported when it is chosen.
+
+It is told how many answers to decode side by side, and how many tokens to score at once.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ if TYPE_CHECKING:
     from selfreward.models import Models
 
 
-def _hf(models: Models, engine: EngineConfig, memory: MemoryConfig) -> Engine:
+def _hf(models: Models, engine: EngineConfig, memory: MemoryConfig, sampling_rows: int, scoring_tokens: int) -> Engine:
     from selfreward.engines.hf import HFEngine
 
-    return HFEngine(models, memory.sampling_rows, memory.scoring_tokens, merge_adapter=engine.merge_adapter)
+    return HFEngine(models, sampling_rows, scoring_tokens, merge_adapter=engine.merge_adapter, ram_gb=memory.ram_gb)
 
 
-ENGINES: dict[str, Callable[[Models, EngineConfig, MemoryConfig], Engine]] = {"hf": _hf}
+ENGINES: dict[str, Callable[[Models, EngineConfig, MemoryConfig, int, int], Engine]] = {"hf": _hf}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from selfreward.adapters import Adapter
+from selfreward.cap import check_resident
 from selfreward.chat import Chat
 from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.halving import halving
 from selfreward.errors import ModelError
+from selfreward.head import Head
 from selfreward.models import Models
 
 _DROP_SHARE = 0.125  # finished rows are dropped once they are this share of the batch: each drop copies the cache
@@ -26,20 +30,28 @@ class HFEngine:
 
     Args:
         rows: answers decoded side by side.
-        scoring_tokens: tokens in one scoring batch, padding included; None is 2,048 on a CPU, where more
-            fall out of its caches (at 8,192 it scores 0.6 times as fast), and 32,768 elsewhere.
+        scoring_tokens: tokens in one scoring batch, padding included.
         merge_adapter: fold the adapter into the weights while sampling.
+        ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
+            whose memory runs out.
     """
 
-    def __init__(self, models: Models, rows: int, scoring_tokens: int | None, *, merge_adapter: bool) -> None:
+    def __init__(
+        self, models: Models, rows: int, scoring_tokens: int, *, merge_adapter: bool, ram_gb: float | None = None
+    ) -> None:
+        self._ram_gb = ram_gb
         self._models = models
         self._rows = rows
-        self._scoring_tokens = scoring_tokens or (2048 if models.device.type == "cpu" else 32768)
+        self._scoring_tokens = scoring_tokens
         self._merge = merge_adapter
 
     @property
     def chat(self) -> Chat:
         return self._models.chat
+
+    @cached_property
+    def _head(self) -> Head:
+        return Head(self._models.base)
 
     @torch.inference_mode()
     def sample(
@@ -49,9 +61,9 @@ class HFEngine:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
         self._check_length(longest + decoding.max_new_tokens)
         answers: dict[int, list[Completion]] = {}
-        with self._models.policy(adapter, merged=self._merge) as model:
-            for batch in self._sample_batches(requests):
-                made = self._decode(model, [requests[i] for i in batch], decoding, advance)
+        with self._models.policy(adapter, merged=self._merge):
+            decode = partial(self._decode, requests, decoding, advance)
+            for batch, made in halving(self._sample_batches(requests), decode):
                 answers.update(zip(batch, made, strict=True))
         return [answers[i] for i in range(len(requests))]
 
@@ -63,10 +75,10 @@ class HFEngine:
         scores: dict[int, list[float]] = {}
         shared = _common_prefix(prompts)
         with self._models.policy(adapter):
-            project = self._head()
             for batch, hidden_BLH, lengths_B in self._prefill(prompts, shared):
                 last_BH = hidden_BLH[torch.arange(len(batch), device=lengths_B.device), lengths_B - 1]
-                logprobs_BC = project(last_BH).log_softmax(-1)[:, list(choice_ids)]
+                choices_BC = torch.tensor(choice_ids, device=last_BH.device).expand(len(batch), -1)
+                logprobs_BC = self._head.log_probs(last_BH, choices_BC)
                 scores.update(zip(batch, logprobs_BC.tolist(), strict=True))
                 advance(len(batch), int(lengths_B.sum()))
         return [scores[i] for i in range(len(prompts))]
@@ -79,14 +91,12 @@ class HFEngine:
         rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         found: dict[int, list[float]] = {}
         with self._models.policy(adapter):
-            project = self._head()
             for batch, hidden_BLH, lengths_B in self._prefill(rows, shared=0):
                 for place, row in enumerate(batch):
                     # The hidden state at position p predicts the token at p + 1.
                     first, last = len(prompts[row]) - 1, len(rows[row]) - 1
-                    logprobs_TV = project(hidden_BLH[place, first:last]).log_softmax(-1)
-                    targets_T1 = torch.tensor(completions[row], device=logprobs_TV.device)[:, None]
-                    found[row] = logprobs_TV.gather(-1, targets_T1)[:, 0].tolist()
+                    targets_T1 = torch.tensor(completions[row], device=hidden_BLH.device)[:, None]
+                    found[row] = self._head.log_probs(hidden_BLH[place, first:last], targets_T1)[:, 0].tolist()
                 advance(len(batch), int(lengths_B.sum()))
         return [found[i] for i in range(len(rows))]
 
@@ -104,15 +114,16 @@ class HFEngine:
             yield batch
 
     def _decode(
-        self, model: torch.nn.Module, requests: list[SampleRequest], decoding: Decoding, advance: Advance
+        self, everything: Sequence[SampleRequest], decoding: Decoding, advance: Advance, batch: list[int]
     ) -> list[list[Completion]]:
+        requests = [everything[i] for i in batch]
         answers = len(requests[0].seeds)
         total = len(requests) * answers
         uniforms_BT = self._uniforms([seed for r in requests for seed in r.seeds], decoding.max_new_tokens)
         ends = torch.tensor(self._models.end_ids, device=self._models.device)
         ids_PL, mask_PL = self._left_padded([request.prompt_ids for request in requests])
         cache = DynamicCache(config=self._models.base.config)
-        logits_PV = self._step(model, ids_PL, mask_PL, cache)
+        logits_PV = self._step(ids_PL, mask_PL, cache)
         cache.batch_repeat_interleave(answers)
         logits_BV, mask_BL = logits_PV.repeat_interleave(answers, 0), mask_PL.repeat_interleave(answers, 0)
         advance(0, int(mask_PL.sum()))
@@ -143,22 +154,22 @@ class HFEngine:
                 cache.batch_select_indices(keep)
                 rows, token_B, mask_BL, open_B = rows[keep], token_B[keep], mask_BL[keep], open_B[keep]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], 1)
-            logits_BV = self._step(model, token_B[:, None], mask_BL, cache)
+            logits_BV = self._step(token_B[:, None], mask_BL, cache)
         made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
         return [made[start : start + answers] for start in range(0, total, answers)]
 
-    def _step(self, model: torch.nn.Module, ids_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> Tensor:
+    def _step(self, ids_BL: Tensor, mask_BL: Tensor, cache: DynamicCache) -> Tensor:
         """Float32 logits of the next token, the cache extended by `ids_BL`."""
         positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -ids_BL.shape[1] :]
-        output: Any = model(
+        output: Any = self._models.base.get_decoder()(
             input_ids=ids_BL,
             attention_mask=mask_BL,
             position_ids=positions_BL,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        check_resident(self._ram_gb)
+        return self._head.logits(output.last_hidden_state[:, -1])
 
     def _prefill(self, rows: Sequence[list[int]], shared: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """Final hidden states (batch, length, hidden) of rows of like length, padded on the right.
@@ -167,28 +178,32 @@ class HFEngine:
         """
         self._check_length(max((len(row) for row in rows), default=0))
         decoder = self._models.base.get_decoder()
-        pad = self.chat.tokenizer.pad_token_id
         prefix = DynamicCache(config=self._models.base.config)
         if shared:
             decoder(input_ids=torch.tensor([rows[0][:shared]], device=self._models.device), past_key_values=prefix)
         tails = [row[shared:] for row in rows]
-        for batch in self._score_batches(tails):
-            lengths_B = torch.tensor([len(tails[i]) for i in batch], device=self._models.device)
-            width = int(lengths_B.max())
-            ids = [tails[i] + [pad] * (width - len(tails[i])) for i in batch]
-            ids_BL = torch.tensor(ids, device=self._models.device)
-            places_L = torch.arange(shared + width, device=ids_BL.device)
-            cache = copy.deepcopy(prefix)
-            if shared:
-                cache.batch_repeat_interleave(len(batch))
-            output: Any = decoder(
-                input_ids=ids_BL,
-                attention_mask=(places_L[None] < shared + lengths_B[:, None]).long(),
-                position_ids=places_L[None, shared:].expand(len(batch), -1),
-                past_key_values=cache if shared else None,
-                use_cache=bool(shared),
-            )
-            yield batch, output.last_hidden_state, lengths_B
+        for batch, (hidden_BLH, lengths_B) in halving(self._score_batches(tails), partial(self._states, tails, prefix)):
+            yield batch, hidden_BLH, lengths_B
+
+    def _states(self, tails: Sequence[list[int]], prefix: DynamicCache, batch: list[int]) -> tuple[Tensor, Tensor]:
+        """Final hidden states (batch, length, hidden) of some of the tails that follow `prefix`, and their lengths."""
+        shared, pad = prefix.get_seq_length(), self.chat.tokenizer.pad_token_id
+        lengths_B = torch.tensor([len(tails[i]) for i in batch], device=self._models.device)
+        width = int(lengths_B.max())
+        ids_BL = torch.tensor([tails[i] + [pad] * (width - len(tails[i])) for i in batch], device=self._models.device)
+        places_L = torch.arange(shared + width, device=ids_BL.device)
+        cache = copy.deepcopy(prefix)
+        if shared:
+            cache.batch_repeat_interleave(len(batch))
+        output: Any = self._models.base.get_decoder()(
+            input_ids=ids_BL,
+            attention_mask=(places_L[None] < shared + lengths_B[:, None]).long(),
+            position_ids=places_L[None, shared:].expand(len(batch), -1),
+            past_key_values=cache if shared else None,
+            use_cache=bool(shared),
+        )
+        check_resident(self._ram_gb)
+        return output.last_hidden_state, lengths_B
 
     def _score_batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -199,19 +214,6 @@ class HFEngine:
             batch.append(i)
         if batch:
             yield batch
-
-    def _head(self) -> Callable[[Tensor], Tensor]:
-        """The output layer in float32: in bfloat16 two logits near 20 can't differ by less than an eighth."""
-        head: Any = self._models.base.get_output_embeddings()
-        weight_VH = head.weight.float()
-        bias_V = head.bias.float() if getattr(head, "bias", None) is not None else None
-        cap = getattr(self._models.base.config.get_text_config(), "final_logit_softcapping", None)
-
-        def project(hidden: Tensor) -> Tensor:
-            logits = torch.nn.functional.linear(hidden.float(), weight_VH, bias_V)
-            return cap * torch.tanh(logits / cap) if cap else logits
-
-        return project
 
     def _uniforms(self, seeds: Sequence[int], steps: int) -> Tensor:
         numbers = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfreward.head import log_total
+
 LIKELIEST = 256
 
 
@@ -22,7 +24,7 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float)
         temperature: 0 takes the likeliest token.
         top_p: the nucleus is the smallest set of likeliest tokens whose mass reaches this.
     """
-    log_total_B = logits_BV.logsumexp(-1)
+    log_total_B = log_total(logits_BV)
     if temperature == 0:
         token_B = logits_BV.argmax(-1)
     else:
@@ -32,7 +34,7 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float)
 
 def _draw_tempered(scaled_BV: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
     vocabulary = scaled_BV.shape[-1]
-    log_total_B = scaled_BV.logsumexp(-1)
+    log_total_B = log_total(scaled_BV)
     token_B, decided_B = _invert(*scaled_BV.topk(min(LIKELIEST, vocabulary)), log_total_B, uniform_B, top_p, vocabulary)
     open_R = (~decided_B).nonzero()[:, 0]
     if len(open_R):

@@ -66,7 +66,13 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
         ]
 
     work.plan(len(fitting), "prompts")
-    candidates = work.shards(cut(fitting, config.shard_size), compute, Candidate)
+    work.planned_memory = sum(tools.plan.sampling(tools.plan.sampling_rows).values())
+    candidates = work.shards(
+        cut(fitting, config.shard_size),
+        compute,
+        Candidate,
+        size=lambda shard: max(len(rendered[prompt.prompt_id]) for prompt in shard),
+    )
     return _metrics(candidates) | {"prompts": len(fitting), "prompts_too_long": len(prompts) - len(fitting)}
 
 
@@ -94,4 +100,4 @@ def _metrics(candidates: Sequence[Candidate]) -> Metrics:
     }
 
 
-CANDIDATES = Stage("candidates", 1, sample)
+CANDIDATES = Stage("candidates", 2, sample)

@@ -129,4 +129,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 1, evaluate)
+EVALUATE = Stage("evaluations", 2, evaluate)

@@ -38,8 +38,13 @@ def judge(config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Wor
         return chosen.judge([candidate for group in shard for candidate in group], config.judge, bench)
 
     work.plan(len(candidates), "candidates")
+    work.planned_memory = sum(tools.plan.scoring(tools.plan.scoring_tokens).values())
     judgements = work.shards(
-        cut(by_prompt, config.judge.shard_size), compute, Judgement, lambda shard: sum(len(group) for group in shard)
+        cut(by_prompt, config.judge.shard_size),
+        compute,
+        Judgement,
+        units=lambda shard: sum(len(group) for group in shard),
+        size=lambda shard: max(len(c.prompt_ids) + len(c.token_ids) for group in shard for c in group),
     )
     return _metrics(candidates, judgements, chosen.highest)
 
@@ -69,4 +74,4 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-JUDGEMENTS = Stage("judgements", 1, judge)
+JUDGEMENTS = Stage("judgements", 2, judge)

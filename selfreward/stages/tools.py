@@ -1,46 +1,83 @@
-"""What stages work with: the pool of prompts, the model, the engine. Each is made when it is first needed."""
+"""What stages work with: prompts, the memory plan, the model, the engine. Each is made when it is first needed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
-from selfreward.config import EngineConfig, MemoryConfig, ModelConfig
+from selfreward.cap import enforce_cap
+from selfreward.config import MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES
-from selfreward.memory import enforce_cap
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
+    from selfreward.memory.plan import Plan
     from selfreward.models import Models
 
 
 @dataclass(frozen=True)
 class Tools:
-    """Only settings of execution are in here; what changes a result reaches a stage as its configuration."""
+    """What a stage runs with. A setting that changes a result reaches a stage as its configuration, not from here.
+
+    `say` is told of the memory plan, when there is something to compute.
+    """
 
     pool: Pool
     model_folder: Path
-    model: ModelConfig
-    engine_settings: EngineConfig
-    memory: MemoryConfig
+    cfg: RunConfig
+    say: Callable[[Any], None] = field(default=lambda _: None)
+
+    @property
+    def memory(self) -> MemoryConfig:
+        return self.cfg.memory
+
+    @property
+    def speed(self) -> SpeedConfig:
+        return self.cfg.speed
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The memory plan. What would not fit is refused here, before the model loads."""
+        from transformers import AutoConfig  # this and the rest import torch, which a finished run does without
+
+        from selfreward.memory.plan import Plan
+        from selfreward.memory.table import plan_table
+        from selfreward.models import pick_device
+
+        plan = Plan(AutoConfig.from_pretrained(self.model_folder), self.cfg, pick_device(self.cfg.engine.device))
+        plan.check()
+        self.say(plan_table(plan))
+        return plan
 
     @cached_property
     def models(self) -> Models:
         """The base model and its adapters."""
-        from selfreward.models import Models  # imports torch, which a finished run does without
+        from selfreward.models import Models
+        from selfreward.threads import set_threads
 
-        enforce_cap(self.memory.cap_gb)
-        return Models(self.model_folder, self.model.dtype, self.engine_settings.device)
+        _ = self.plan
+        set_threads()
+        enforce_cap(self.cfg.memory.cap_gb)
+        return Models(
+            self.model_folder,
+            self.cfg.model.dtype,
+            self.cfg.engine.device,
+            quantization=self.cfg.train.quantization,
+            fused_adapters=self.cfg.speed.fused_adapter,
+        )
 
     @cached_property
     def engine(self) -> Engine:
         """The engine that samples and scores."""
-        return ENGINES[self.engine_settings.kind](self.models, self.engine_settings, self.memory)
+        return ENGINES[self.cfg.engine.kind](
+            self.models, self.cfg.engine, self.cfg.memory, self.plan.sampling_rows, self.plan.scoring_tokens
+        )
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for policy 0, which is the base model."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from selfreward.config import TrainConfig
-from selfreward.records import PreferencePair
+from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
 
@@ -19,20 +19,31 @@ class PolicyIdentity(Identity):
 
 
 def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Train on `parents["pairs"]`, starting from the adapter of `parents["policy"]`."""
+    """Train on `parents["pairs"]`, starting from the adapter of `parents["policy"]`.
+
+    `parents["references"]` has the reference log-probabilities; without it, those recorded with the pairs are taken.
+    """
     from selfreward.models import save_adapter  # these import torch and trl, which a finished run does without
-    from selfreward.training.dpo import Start, train_dpo
+    from selfreward.training.dpo import Settings, Start, train_dpo
+    from selfreward.training.reference import recorded_references
 
     pairs = parents["pairs"].read(PreferencePair)
+    given = parents.get("references")
+    references = given.read(ReferenceLogprobs) if given else recorded_references(pairs)
     previous = tools.adapter(parents["policy"])
     start = Start(
         equals_reference=previous is None or config.train.reference == "previous",
         seed=derive_seed(work.seed or 0, parents["pairs"].id) % 2**31,
     )
+    fit = tools.plan.fit_training([(len(p.prompt_ids), len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
+    work.planned_memory = fit.total
+    settings = Settings(
+        config.train, tools.memory, tools.speed, fit.micro_batch, fit.gradient_checkpointing, tools.plan.preflight
+    )
     with tools.models.trainable(previous, config.train.lora, start.seed) as model:
-        metrics = train_dpo(model, tools.models.chat.tokenizer, pairs, config.train, tools.memory, start, work)
+        metrics = train_dpo(model, tools.models.chat.tokenizer, pairs, references, settings, start, work)
         save_adapter(model, work.folder)
     return metrics
 
 
-TRAIN = Stage("policies", 1, train)
+TRAIN = Stage("policies", 2, train)

@@ -21,15 +21,17 @@ _LIBRARIES = ("selfreward", "torch", "transformers", "peft", "trl", "datasets", 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an artifact took to make: wall-clock seconds, tokens computed, peak memory in bytes."""
+    """What an artifact took to make: wall-clock seconds, tokens computed, bytes of memory at its peak and planned."""
 
     seconds: float = 0.0
     tokens: int = 0
     peak_memory_bytes: int = 0
+    planned_memory_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         peak = max(self.peak_memory_bytes, other.peak_memory_bytes)
-        return Cost(self.seconds + other.seconds, self.tokens + other.tokens, peak)
+        planned = max(self.planned_memory_bytes, other.planned_memory_bytes)
+        return Cost(self.seconds + other.seconds, self.tokens + other.tokens, peak, planned)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Work:
     """One attempt at one artifact.
 
     `folder` is where the artifact's files go; `scratch` holds what only an unfinished artifact needs and is removed
-    with its completion; `seed` is the run's seed, or None for a stage without chance.
+    with its completion; `seed` is the run's seed, or None for a stage without chance. A stage may set `planned_memory`,
+    the bytes that it was planned to take.
     """
 
     def __init__(self, folder: Path, seed: int | None, observer: Observer, peak: Peak) -> None:
@@ -32,6 +33,7 @@ class Work:
         self.scratch = folder / "partial"
         self.seed = seed
         self.earlier = Cost()
+        self.planned_memory = 0
         self._observer = observer
         self._peak = peak
         self._began = time.perf_counter()
@@ -47,10 +49,16 @@ class Work:
         self._tokens += tokens
         self._observer.advanced(units, tokens)
 
+    def note(self, text: str) -> None:
+        """Tell a person of something that happened."""
+        self._observer.noted(text)
+
     @property
     def cost(self) -> Cost:
         """What the artifact has cost so far, earlier attempts included."""
-        return self.earlier + Cost(time.perf_counter() - self._began, self._tokens, self._peak.bytes())
+        return self.earlier + Cost(
+            time.perf_counter() - self._began, self._tokens, self._peak.bytes(), self.planned_memory
+        )
 
     def shards(
         self,
@@ -58,25 +66,28 @@ class Work:
         compute: Callable[[Sequence[Item]], list[Record]],
         record: type[Record],
         units: Callable[[Sequence[Item]], float] = len,
+        size: Callable[[Sequence[Item]], float] = lambda _: 0,
     ) -> list[Record]:
         """Compute and store each shard that isn't there yet, one Parquet file each, and return all their rows.
 
         `compute` must depend on its shard alone, so that a run killed anywhere goes on with the missing ones.
-        It tells its own progress; `units` says how much a shard counts for that is there already.
+        It tells its own progress; `units` says how much a shard counts for that is there already. The shard of the
+        greatest `size` comes first, so that what runs out of memory does so at once.
         """
-        rows: list[Record] = []
-        for index, items in enumerate(shards):
+        rows: dict[int, list[Record]] = {}
+        for index in sorted(range(len(shards)), key=lambda i: size(shards[i]), reverse=True):
+            items = shards[index]
             path = self.folder / f"shard-{index:05}.parquet"
             if self._adopt(path):
                 self._observer.advanced(units(items), 0)
-                rows.extend(from_table(pq.read_table(path), record))
+                rows[index] = from_table(pq.read_table(path), record)
                 continue
             before = self.cost
             made = compute(items)
             _write_parquet(path, made, record)
             self._record_shard(path, before)
-            rows.extend(made)
-        return rows
+            rows[index] = made
+        return [row for index in range(len(shards)) for row in rows[index]]
 
     def _adopt(self, path: Path) -> bool:
         """Whether an earlier attempt left this shard whole; its cost then counts as an earlier one."""
@@ -91,7 +102,9 @@ class Work:
 
     def _record_shard(self, path: Path, before: Cost) -> None:
         after = self.cost
-        cost = Cost(after.seconds - before.seconds, after.tokens - before.tokens, after.peak_memory_bytes)
+        cost = Cost(
+            after.seconds - before.seconds, after.tokens - before.tokens, after.peak_memory_bytes, self.planned_memory
+        )
         note = {"sha256": file_sha256(path), "cost": dataclasses.asdict(cost)}
         write_atomically(self._note(path), json.dumps(note).encode())
 

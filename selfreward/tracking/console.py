@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class RunConsole:
             speed = f"{self._tokens / (time.perf_counter() - self._began):,.0f} tokens/s" if self._tokens else ""
             self._progress.update(self._task, advance=units, speed=speed)
 
+    def noted(self, text: str) -> None:
+        self.say(Text(f"  {text}", style="yellow"))
+
     def finished(self, manifest: Manifest, *, reused: bool) -> None:
         if reused:
             self._reused += 1
@@ -126,6 +129,7 @@ def iteration_table(iteration: Iteration) -> Table:
         f"by length alone {_percent(values['evaluation/length_win_rate'])}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
         f"{_number(values.get('cost/peak_memory_gib'), 1)} GiB at most",
+        "memory": _memory(values),
     }
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=10)
@@ -133,6 +137,17 @@ def iteration_table(iteration: Iteration) -> Table:
     for name, value in rows.items():
         table.add_row(f" {name}", value)
     return table
+
+
+def _memory(values: Mapping[str, float]) -> str:
+    """The peaks beside the plan, in GiB."""
+    phases = {"sampling": "candidates", "scoring": "judgements", "references": "references", "training": "policy"}
+    shown = [
+        f"{phase} {values[f'memory/{part}_gib']:.1f} of {values[f'memory/{part}_planned_gib']:.1f}"
+        for phase, part in phases.items()
+        if f"memory/{part}_gib" in values
+    ]
+    return ", ".join(shown) + " GiB planned" if shown else "not planned"
 
 
 def final_table(iterations: Sequence[Iteration]) -> Table:
@@ -183,6 +198,8 @@ def _describe(manifest: Manifest) -> str:
         return f"{metrics['scored']} of {metrics['judgements']} scored, mean {_number(metrics['mean_score'])}"
     if manifest.stage == "pairs":
         return f"{metrics['pairs']} pairs of {metrics['prompts']} prompts, {metrics['ties']} ties"
+    if manifest.stage == "references":
+        return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
     if manifest.stage == "evaluations":
         rate = metrics.get("win_rate")
         return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")

@@ -55,6 +55,17 @@ def summary(iteration: Iteration) -> dict[str, float]:
     found |= {"cost/seconds": total.seconds, "cost/tokens": total.tokens}
     if total.peak_memory_bytes:
         found["cost/peak_memory_gib"] = total.peak_memory_bytes / GIB
+    return found | memory(iteration)
+
+
+def memory(iteration: Iteration) -> dict[str, float]:
+    """GiB at each part's peak under `memory/<part>_gib`, and as planned under `memory/<part>_planned_gib`."""
+    found: dict[str, float] = {}
+    for part, artifact in iteration.items():
+        spent = artifact.manifest.cost
+        if spent.planned_memory_bytes:
+            found[f"memory/{part}_gib"] = spent.peak_memory_bytes / GIB
+            found[f"memory/{part}_planned_gib"] = spent.planned_memory_bytes / GIB
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,35 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DPOTrainer
 
-from selfreward.config import MemoryConfig, TrainConfig
+from selfreward.config import MemoryConfig, SpeedConfig, TrainConfig
 from selfreward.errors import TrainingError
 from selfreward.models import TRAINED
-from selfreward.records import PreferencePair
+from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.training.checkpoint import CheckpointCallback, newest_whole
+from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
-from selfreward.training.shared_prompt import share_prompts
+from selfreward.training.reference import check_parity
+from selfreward.training.trainer import PairTrainer
 
-REFERENCE = "ref"  # the adapter name under which trl looks for the reference
+_REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
 _START_TOLERANCE = 0.02  # nats of loss: the same weights, apart from bfloat16 rounding in another batch layout
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: what is learned, and how the work is cut to fit the memory.
+
+    `preflight` runs the longest step first and forgets it.
+    """
+
+    train: TrainConfig
+    memory: MemoryConfig
+    speed: SpeedConfig
+    micro_batch: int
+    gradient_checkpointing: bool
+    preflight: bool
 
 
 @dataclass(frozen=True)
@@ -36,62 +53,33 @@ class Start:
     seed: int
 
 
-class PairTrainer(DPOTrainer):
-    """trl's trainer on pairs that are token ids already: nothing is tokenized again, and nothing is dropped.
-
-    Each pair weighs the same in an optimiser step. The trainer takes the mean of its micro-batches' means, in which a
-    pair of a smaller last micro-batch would weigh more, and the micro-batch would change the result.
-    """
-
-    _pairs_in_step = 0
-    _batches_in_step = 0
-
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return dataset
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """The micro-batches of the next step, counted."""
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        self._batches_in_step = len(batches)
-        self._pairs_in_step = sum(_pair_count(batch) for batch in batches)
-        return batches, items
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """trl's mean over the micro-batch, weighted by its share of the step's pairs; outside a step, just the mean."""
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        if not self._pairs_in_step:
-            return loss
-        return loss * (_pair_count(inputs) * self._batches_in_step / self._pairs_in_step)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: a checkpoint lives for minutes."""
-
-
 def make_trainer(
     model: PeftModel,
     tokenizer: Any,
     pairs: Sequence[PreferencePair],
-    train: TrainConfig,
-    memory: MemoryConfig,
+    references: Sequence[ReferenceLogprobs],
+    settings: Settings,
     seed: int,
     folder: Path,
 ) -> PairTrainer:
-    """A trainer over `pairs`. The reference is a frozen copy of the adapter as it is now, or the base model.
+    """A trainer over `pairs`, whose reference log-probabilities are given: no reference model is run or kept.
 
     Raises `TrainingError` where nothing would be trained.
     """
     trainer = PairTrainer(
         model=model,
-        args=_arguments(train, memory, seed, folder, model.device.type),
-        train_dataset=_dataset(pairs),
+        args=_arguments(settings, seed, folder, model.device.type),
+        train_dataset=_dataset(pairs, references),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    if train.reference == "base":
-        model.delete_adapter(REFERENCE)  # then trl switches the adapters off for the reference
-        model.set_adapter(TRAINED)
-    if memory.share_prompt:
-        share_prompts(model.get_base_model())
+    trainer.precompute_ref_logps = True  # as a setting it would hash all the weights
+    model.delete_adapter(_REFERENCE)
+    model.set_adapter(TRAINED)
+    trainer.micro_batch = settings.micro_batch
+    trainer.ram_gb = settings.memory.ram_gb
+    trainer.note = lambda _: None
+    trainer.splits = not LOSSES[settings.train.loss].couples_pairs
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
     return trainer
@@ -101,26 +89,33 @@ def train_dpo(
     model: PeftModel,
     tokenizer: Any,
     pairs: Sequence[PreferencePair],
-    train: TrainConfig,
-    memory: MemoryConfig,
+    references: Sequence[ReferenceLogprobs],
+    settings: Settings,
     start: Start,
     work: Work,
 ) -> Metrics:
     """Train the adapter in place, resuming from the last checkpoint that can be trusted.
 
-    Raises `TrainingError` where the first loss shows that policy and reference differ though they should not, or where
-    the adapter did not change.
+    Raises `TrainingError` where the references are not what training computes, where the first loss shows that policy
+    and reference differ though they should not, or where the adapter did not change.
     """
     resumed = newest_whole(work.scratch)
     if resumed:
         work.earlier += resumed[1]
-    trainer = make_trainer(model, tokenizer, pairs, train, memory, start.seed, work.scratch)
-    trainer.add_callback(CheckpointCallback(memory.checkpoint_seconds, lambda: work.cost))
+    trainer = make_trainer(model, tokenizer, pairs, references, settings, start.seed, work.scratch)
+    trainer.note = work.note
+    trainer.add_callback(CheckpointCallback(settings.memory.checkpoint_seconds, lambda: work.cost))
     trainer.add_callback(_Progress(work))
     before = _snapshot(model)
-    trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
+    with fast_forward(model.get_base_model(), settings.speed):
+        model.eval()
+        with nullcontext() if start.equals_reference else model.disable_adapter():
+            parity = check_parity(model, tokenizer, pairs, references)
+        if settings.preflight:
+            trainer.preflight()
+        trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
     curve = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-    if start.equals_reference and train.loss in STARTS_AT_LN_2:
+    if start.equals_reference and settings.train.loss in STARTS_AT_LN_2:
         check_start(curve[0]["loss"])
     if all(torch.equal(old, new) for old, new in zip(before, _snapshot(model), strict=True)):
         raise TrainingError("training left the adapter as it was: raise train.learning_rate or train.epochs")
@@ -128,6 +123,8 @@ def train_dpo(
         "pairs": len(pairs),
         "steps": trainer.state.global_step,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "reference_parity": parity,
+        "micro_batch": trainer.micro_batch,
         "loss": [entry["loss"] for entry in curve],
         "reward_margin": [entry["rewards/margins"] for entry in curve],
         "reward_accuracy": [entry["rewards/accuracies"] for entry in curve],
@@ -143,8 +140,8 @@ def check_start(loss: float) -> None:
         )
 
 
-def _arguments(train: TrainConfig, memory: MemoryConfig, seed: int, folder: Path, device: str) -> DPOConfig:
-    loss = LOSSES[train.loss]
+def _arguments(settings: Settings, seed: int, folder: Path, device: str) -> DPOConfig:
+    train, loss = settings.train, LOSSES[settings.train.loss]
     return DPOConfig(
         output_dir=str(folder),
         loss_type=list(loss.terms),
@@ -157,9 +154,8 @@ def _arguments(train: TrainConfig, memory: MemoryConfig, seed: int, folder: Path
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         num_train_epochs=train.epochs,
-        per_device_train_batch_size=memory.micro_batch,
-        gradient_accumulation_steps=train.batch_size // memory.micro_batch,
-        gradient_checkpointing=memory.gradient_checkpointing,
+        per_device_train_batch_size=train.batch_size,  # `PairTrainer` cuts it into micro-batches
+        gradient_checkpointing=settings.gradient_checkpointing,
         max_length=train.max_length,
         disable_dropout=train.lora.dropout == 0,
         seed=seed,
@@ -173,18 +169,18 @@ def _arguments(train: TrainConfig, memory: MemoryConfig, seed: int, folder: Path
     )
 
 
-def _dataset(pairs: Sequence[PreferencePair]) -> Dataset:
+def _dataset(pairs: Sequence[PreferencePair], references: Sequence[ReferenceLogprobs]) -> Dataset:
+    known = {(r.prompt_id, r.chosen_index, r.rejected_index): r for r in references}
+    ordered = [known[pair.prompt_id, pair.chosen_index, pair.rejected_index] for pair in pairs]
     return Dataset.from_dict(
         {
             "prompt_ids": [pair.prompt_ids for pair in pairs],
             "chosen_ids": [pair.chosen_ids for pair in pairs],
             "rejected_ids": [pair.rejected_ids for pair in pairs],
+            "ref_chosen_logps": [math.fsum(reference.chosen) for reference in ordered],
+            "ref_rejected_logps": [math.fsum(reference.rejected) for reference in ordered],
         }
     )
-
-
-def _pair_count(batch: Any) -> int:
-    return len(batch["input_ids"]) // 2  # the first half is chosen, the second rejected
 
 
 def _snapshot(model: PeftModel) -> list[torch.Tensor]:

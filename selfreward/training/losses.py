@@ -46,7 +46,7 @@ STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}
 
 def check_loss(train: TrainConfig, memory: MemoryConfig) -> None:
     """Raise `ConfigError` for a loss and a label smoothing, or a loss and a micro-batch, that don't go together."""
-    if LOSSES[train.loss].couples_pairs and memory.micro_batch != train.batch_size:
+    if LOSSES[train.loss].couples_pairs and memory.micro_batch not in (None, train.batch_size):
         remedy = f"train.loss={train.loss} compares the pairs of a batch; use {train.batch_size}"
         raise ConfigError("memory.micro_batch", memory.micro_batch, remedy)
     use = LOSSES[train.loss].label_smoothing

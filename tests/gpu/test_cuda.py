@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from selfreward.cap import GIB, MemoryMeter, enforce_cap
 from selfreward.config import RunConfig, artifacts_dir
-from selfreward.memory import GIB, MemoryMeter, enforce_cap
 from selfreward.store import digests
 from tests.loop.helpers import run_loop
 

@@ -16,11 +16,13 @@ from selfreward.tracking.metrics import Iteration
 
 
 class Recorder(Silent):
-    """Remembers which stages computed and which were reused; `at` is called with each event, and may raise or kill."""
+    """Remembers which stages computed, which were reused, and what was said; `at` is called with each event, and may
+    raise or kill."""
 
     def __init__(self, at: Any = None) -> None:
         self.computed: list[str] = []
         self.reused: list[str] = []
+        self.notes: list[str] = []
         self._at = at or (lambda event, stage: None)
         self._stage = ""
 
@@ -31,6 +33,9 @@ class Recorder(Silent):
     def advanced(self, units: float, tokens: int) -> None:
         self._at("advanced", self._stage)
 
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
+
     def finished(self, manifest: Manifest, *, reused: bool) -> None:
         (self.reused if reused else self.computed).append(manifest.stage)
         self._at("finished", manifest.stage)
@@ -38,10 +43,10 @@ class Recorder(Silent):
 
 def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]:
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
-    tools = Tools(pool, Path(cfg.model.name), cfg.model, cfg.engine, cfg.memory)
+    tools = Tools(pool, Path(cfg.model.name), cfg)
     return Store(artifacts_dir(cfg), tools, recorder or Recorder())
 
 
 def run_loop(cfg: RunConfig, recorder: Recorder | None = None) -> list[Iteration]:
-    identity = model_files.identify(Path(cfg.model.name), cfg.model.dtype)
+    identity = model_files.identify(Path(cfg.model.name), cfg.model.dtype, cfg.train.quantization)
     return list(loop(cfg, identity, make_store(cfg, recorder)))

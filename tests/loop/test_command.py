@@ -165,7 +165,8 @@ def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model
     stages = {
         stage.name: len(list(stage.glob("*/manifest.json"))) for stage in artifacts.iterdir() if stage.name[0] != "."
     }
-    # Policy 0 and two others; held-out answers of all three; candidates, judgements and pairs of iteration 1 once.
-    assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "pairs": 1, "evaluations": 3}
+    # Policy 0 and two others; held-out answers of all three; all of iteration 1 before training once.
+    once = {"pairs": 1, "references": 1}
+    assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "evaluations": 3, **once}
     points = [path.parent for path in (tmp_path / "outputs" / "default").glob("*/report.html")]
     assert {json.loads((point / "config.json").read_text())["train"]["beta"] for point in points} == {0.05, 0.2}

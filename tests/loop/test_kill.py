@@ -22,6 +22,7 @@ MOMENTS = [
     ("advanced", "candidates", 30),  # some shards of the iteration's candidates are there
     ("advanced", "judgements", 6),
     ("started", "pairs", 1),
+    ("advanced", "references", 1),
     ("advanced", "policies", 1),  # before the first step
     ("advanced", "policies", 3),  # two steps and a checkpoint later
     ("started", "evaluations", 1),

@@ -15,14 +15,24 @@ from selfreward.records import Candidate, Judgement, PreferencePair
 from selfreward.store import digests
 from tests.loop.helpers import Recorder, make_store, run_loop
 
-ONE_ITERATION = ["prompts", "candidates", "judgements", "pairs", "policies", "candidates", "judgements", "evaluations"]
+ONE_ITERATION = [
+    "prompts",
+    "candidates",
+    "judgements",
+    "pairs",
+    "references",
+    "policies",
+    "candidates",
+    "judgements",
+    "evaluations",
+]
 
 
 def test_the_same_call_again_computes_nothing(tiny_config: RunConfig) -> None:
     first, second = Recorder(), Recorder()
     made = run_loop(tiny_config, first)
     again = run_loop(tiny_config, second)
-    assert first.computed[-8:] == ONE_ITERATION
+    assert first.computed[-len(ONE_ITERATION) :] == ONE_ITERATION
     assert second.computed == []
     assert [i["policy"].id for i in again] == [i["policy"].id for i in made]
 
@@ -93,7 +103,7 @@ def test_with_the_base_as_reference_a_later_iteration_begins_away_from_it(tiny_c
     assert abs(second["loss"][0] - math.log(2)) > 1e-4
 
 
-def test_a_sweep_over_beta_samples_and_judges_once(tiny_config: RunConfig) -> None:
+def test_a_sweep_over_beta_samples_judges_and_scores_the_reference_once(tiny_config: RunConfig) -> None:
     run_loop(tiny_config)
     other = copy.deepcopy(tiny_config)
     other.train.beta = 0.2
@@ -101,6 +111,7 @@ def test_a_sweep_over_beta_samples_and_judges_once(tiny_config: RunConfig) -> No
     recorder = Recorder()
     run_loop(other, recorder)
     assert recorder.computed == ["policies", "candidates", "judgements", "evaluations"]
+    assert "references" in recorder.reused
 
 
 def test_equal_settings_give_equal_bytes_in_another_folder(tiny_config: RunConfig, tmp_path: Path) -> None:

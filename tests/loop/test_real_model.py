@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from selfreward import model_files
 from selfreward.adapters import WEIGHTS, Adapter
+from selfreward.compose import compose_run
 from selfreward.config import ModelConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
@@ -16,13 +17,12 @@ from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.run import run
 from selfreward.store import Artifact, Manifest, digests
-from tests.unit.test_conf import compose_run
 
 
 @pytest.mark.slow
 def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "run"
-    cfg = compose_run("experiment=quick", "iteration=2", f"output_dir={folder}", "tracking.wandb=offline")
+    cfg = compose_run(["experiment=quick", "iteration=2", f"output_dir={folder}", "tracking.wandb=offline"])
     assert 0 <= run(cfg, {}, folder) <= 1
     assert (folder / "report.html").is_file()
     assert digests(tmp_path / "outputs" / "artifacts")
@@ -38,7 +38,7 @@ def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
 
 def _policy_2_generates_text(model: ModelConfig, policy: Path) -> None:
     models = Models(model_files.locate(model.name, None), "bfloat16", "auto")
-    engine = HFEngine(models, rows=4, scoring_tokens=None, merge_adapter=False)
+    engine = HFEngine(models, rows=4, scoring_tokens=2048, merge_adapter=False)
     adapter = Adapter(policy.resolve().name, policy.resolve())
     request = SampleRequest(models.chat.render("Name three colours."), [1])
     (completion,) = engine.sample([request], Decoding(0.0, 1.0, 24), adapter, lambda *_: None)[0]

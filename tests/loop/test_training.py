@@ -9,43 +9,43 @@ import torch
 from safetensors.torch import load_file
 
 from selfreward.adapters import WEIGHTS
-from selfreward.config import RunConfig, artifacts_dir
+from selfreward.config import LoraConfig, RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
 from selfreward.models import TRAINED
 from selfreward.records import PreferencePair
 from selfreward.store import Cost, digests
 from selfreward.training.checkpoint import newest_whole, seal
-from selfreward.training.dpo import REFERENCE, PairTrainer, check_start, make_trainer
+from selfreward.training.dpo import check_start
+from selfreward.training.forward import fast_forward
 from tests.loop.helpers import Recorder, make_store, run_loop
+from tests.training import PAIRS, move, our_trainer, settings, train, train_config, train_in_stage
 
 
 class KilledError(Exception):
     """Stands for a kill in tests that stay in one process; tests/loop/test_kill.py sends the real signal."""
 
 
-def _trainer(
-    cfg: RunConfig, folder: Path, model: object, tokenizer: object, pairs: list[PreferencePair]
-) -> PairTrainer:
-    return make_trainer(model, tokenizer, pairs, cfg.train, cfg.memory, 0, folder)  # pyright: ignore[reportArgumentType]
-
-
 def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunConfig, tmp_path: Path) -> None:
-    tiny_config.memory.micro_batch = tiny_config.train.batch_size = 2
     made = run_loop(tiny_config)
     pairs = made[1]["pairs"].read(PreferencePair)[:2]
     tools = make_store(tiny_config).tools
-    start = tools.adapter(made[1]["policy"])
-    with tools.models.trainable(start, tiny_config.train.lora, 0) as model:
-        trainer = _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, pairs)
-        _move(model)
-        batch = next(iter(trainer.get_train_dataloader()))
-        ours = trainer.compute_loss(model, batch).item()
+    how = settings(tiny_config.train)
+    with tools.models.trainable(tools.adapter(made[1]["policy"]), tiny_config.train.lora, 0) as model:
+        trainer = our_trainer(model, tools.models.chat.tokenizer, pairs, how, tmp_path)
+        reference = _adapter(model)
+        move(model, seed=1, size=0.05)
+        policy = _adapter(model)
+        (batch,) = trainer.get_train_dataloader()
+        with fast_forward(model.get_base_model(), how.speed):
+            ours = trainer.training_step(model, batch).item()
 
-        def logprob(prompt: list[int], completion: list[int], adapter: str) -> float:
-            model.set_adapter(adapter)
+        model.double().eval()
+
+        def logprob(prompt: list[int], completion: list[int], adapter: dict[str, torch.Tensor]) -> float:
+            model.load_state_dict(adapter, strict=False)
             ids = torch.tensor([prompt + completion])
             with torch.no_grad():
-                logits = model.double()(input_ids=ids).logits[0].double()
+                logits = model(input_ids=ids).logits[0]
             # Position p predicts token p + 1: the completion's first token comes from the prompt's last position.
             rows = logits[len(prompt) - 1 : -1].log_softmax(-1)
             return rows.gather(-1, torch.tensor(completion)[:, None]).sum().item()
@@ -53,7 +53,7 @@ def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunC
         margins: list[float] = []
         for pair in pairs:
             ratios = [
-                logprob(pair.prompt_ids, ids, TRAINED) - logprob(pair.prompt_ids, ids, REFERENCE)
+                logprob(pair.prompt_ids, ids, policy) - logprob(pair.prompt_ids, ids, reference)
                 for ids in (pair.chosen_ids, pair.rejected_ids)
             ]
             margins.append(ratios[0] - ratios[1])
@@ -63,48 +63,38 @@ def test_dpo_loss_equals_an_independent_computation_in_float64(tiny_config: RunC
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", pytest.param("ipo", marks=pytest.mark.slow)])
-def test_the_micro_batch_does_not_change_the_result(tiny_config: RunConfig, tmp_path: Path, loss: str) -> None:
+def test_the_micro_batch_does_not_change_the_result(tiny_model: Path, tmp_path: Path, loss: str) -> None:
     """Three pairs in a batch of four: a mean of the micro-batches' means would give the third the weight of two."""
-    pairs = run_loop(tiny_config)[1]["pairs"].read(PreferencePair)[:3]
-    tiny_config.train.loss = loss
-    tiny_config.train.batch_size = 4
     results: list[tuple[float, float]] = []
     for micro_batch in (1, 2, 4):
-        tiny_config.memory.micro_batch = micro_batch
-        tools = make_store(tiny_config).tools
-        with tools.models.trainable(None, tiny_config.train.lora, 0) as model:
-            trainer = _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, pairs)
-            _move(model)
-            trainer.train()
-        first = trainer.state.log_history[0]
+        how = settings(train_config(loss), micro_batch=micro_batch)
+        first = train(tiny_model, PAIRS[:3], how, tmp_path).steps[0]
         results.append((first["loss"], first["grad_norm"]))
-    assert results[1] == pytest.approx(results[0], rel=1e-4)
-    assert results[2] == pytest.approx(results[0], rel=1e-4)
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[2] == pytest.approx(results[0], rel=1e-5)
 
 
-def test_the_reference_is_the_previous_policy_byte_for_byte(tiny_config: RunConfig, tmp_path: Path) -> None:
+def test_training_goes_on_from_the_previous_policy_byte_for_byte_and_holds_no_other(
+    tiny_config: RunConfig, tmp_path: Path
+) -> None:
+    """trl would keep a copy of the adapter as the reference; ours is in the log-probabilities that it is given."""
     made = run_loop(tiny_config)[1]
     tools = make_store(tiny_config).tools
     previous = load_file(made["policy"].path / WEIGHTS)
+    pairs = made["pairs"].read(PreferencePair)
     with tools.models.trainable(tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model:
-        _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, made["pairs"].read(PreferencePair))
+        our_trainer(model, tools.models.chat.tokenizer, pairs, settings(tiny_config.train), tmp_path)
         state = model.state_dict()
-        for adapter in (TRAINED, REFERENCE):
-            for name, tensor in previous.items():
-                here = state[name.replace(".weight", f".{adapter}.weight")]
-                assert torch.equal(here, tensor), f"{adapter} {name}"
+        for name, tensor in previous.items():
+            assert torch.equal(state[name.replace(".weight", f".{TRAINED}.weight")], tensor), name
+        assert list(model.peft_config) == [TRAINED]
+        assert not any(".ref." in name for name in state)
         trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert trainable and all(f".{TRAINED}." in name for name in trainable)
 
 
-def test_with_reference_base_there_is_no_reference_adapter(tiny_config: RunConfig, tmp_path: Path) -> None:
-    made = run_loop(tiny_config)[1]
-    tools = make_store(tiny_config).tools
-    tiny_config.train.reference = "base"
-    with tools.models.trainable(tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model:
-        _trainer(tiny_config, tmp_path, model, tools.models.chat.tokenizer, made["pairs"].read(PreferencePair))
-        assert list(model.peft_config) == [TRAINED]
-        assert any(parameter.requires_grad for parameter in model.parameters())
+def _adapter(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if f".{TRAINED}." in name}
 
 
 def test_training_leaves_the_base_model_bit_identical_and_without_adapters(tiny_config: RunConfig) -> None:
@@ -125,6 +115,13 @@ def test_a_start_away_from_ln_2_stops_training() -> None:
     check_start(0.6931)
     with pytest.raises(TrainingError, match="not ln 2"):
         check_start(0.75)
+
+
+@pytest.mark.xfail(strict=True, raises=TrainingError, reason="with dropout the first loss is not ln 2, and need not be")
+def test_dropout_moves_the_first_loss_and_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
+    """From an adapter that already does something, as from iteration 2 on."""
+    train_settings = train_config(lora=LoraConfig(r=4, alpha=8, dropout=0.5))
+    train_in_stage(tiny_model, PAIRS, tmp_path, settings(train_settings))
 
 
 def test_nothing_learned_is_an_error(tiny_config: RunConfig) -> None:
@@ -175,15 +172,6 @@ def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
     found = newest_whole(tmp_path)
     assert found == (tmp_path / "checkpoint-2", Cost(seconds=2))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
-
-
-def _move(model: torch.nn.Module) -> None:
-    """Move the policy away from its reference, so that pairs have losses of their own."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if f".{TRAINED}." in name:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
 
 def _damage(checkpoint: Path, damage: str) -> None:

@@ -30,4 +30,4 @@ def engine(models: Models) -> HFEngine:
     """The default engine on the tiny model."""
     from selfreward.engines.hf import HFEngine
 
-    return HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=False)
+    return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import EngineConfig, MemoryConfig, ModelConfig, PromptsConfig
+from selfreward.config import EngineConfig, ModelConfig, PromptsConfig, RunConfig
 from selfreward.records import Candidate, Comparison, Judgement
 from selfreward.sources.pool import Pool, identify
 from selfreward.stages.tools import Tools
@@ -42,8 +42,8 @@ def comparison(
 def tools(model: Path = Path("no model")) -> Tools:
     """Tools with an empty pool; without a model of their own, only for stages that load none."""
     pool = Pool(identify(PromptsConfig(kind="file"), "0"), [], [], 0, 0)
-    settings = ModelConfig(name=str(model), dtype="float32")
-    return Tools(pool, model, settings, EngineConfig(device="cpu"), MemoryConfig())
+    cfg = RunConfig(model=ModelConfig(name=str(model), dtype="float32"), engine=EngineConfig(device="cpu"))
+    return Tools(pool, model, cfg)
 
 
 @dataclass(frozen=True)

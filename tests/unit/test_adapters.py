@@ -30,7 +30,7 @@ def models(tiny_model: Path) -> Models:
 
 @pytest.fixture
 def engine(models: Models) -> HFEngine:
-    return HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=False)
+    return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)
 
 
 def train(models: Models, folder: Path, seed: int = 0) -> Adapter:
@@ -94,7 +94,7 @@ def test_an_adapter_is_the_low_rank_product_that_its_files_hold(
         key = "base_model.model." + name.removesuffix(".weight")
         if f"{key}.lora_A.weight" in factors:
             weight += LORA.alpha / LORA.r * factors[f"{key}.lora_B.weight"] @ factors[f"{key}.lora_A.weight"]
-    plain = HFEngine(other, rows=64, scoring_tokens=None, merge_adapter=False)
+    plain = HFEngine(other, rows=64, scoring_tokens=2048, merge_adapter=False)
     assert logprobs(plain, None) == pytest.approx(found, abs=1e-4)
 
 
@@ -168,7 +168,7 @@ def test_a_merged_adapter_samples_nearly_as_it_does_beside_the_weights(
     engine: HFEngine, models: Models, tmp_path: Path
 ) -> None:
     adapter = train(models, tmp_path / "one")
-    merging = HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=True)
+    merging = HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=True)
     asked, decoding = requests(engine), Decoding(0.9, 0.95, 6)
     beside = [c for row in engine.sample(asked, decoding, adapter, ignore) for c in row]
     merged = [c for row in merging.sample(asked, decoding, adapter, ignore) for c in row]
@@ -182,7 +182,7 @@ def test_after_sampling_with_a_merged_adapter_scores_are_what_they_were(
 ) -> None:
     adapter = train(models, tmp_path / "one")
     before = logprobs(engine, adapter), logprobs(engine, None)
-    merging = HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=True)
+    merging = HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=True)
     merging.sample(requests(engine), Decoding(0.9, 0.95, 2), adapter, ignore)
     assert (logprobs(engine, adapter), logprobs(engine, None)) == before
 
@@ -198,7 +198,7 @@ def test_the_base_is_another_while_it_samples_if_and_only_if_the_adapter_is_merg
         during = base_weights(models)
         changed.add(any(not torch.equal(during[name], before[name]) for name in before))
 
-    engine = HFEngine(models, rows=64, scoring_tokens=None, merge_adapter=merge)
+    engine = HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=merge)
     engine.sample(requests(engine), Decoding(0.9, 0.95, 2), adapter, look)
     assert changed == {merge}
 

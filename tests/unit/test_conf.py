@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
+from selfreward.compose import CONF, compose_run
 from selfreward.config import RunConfig, validate
-from selfreward.run import CONF, KINDS
+from selfreward.run import KINDS
 from selfreward.training.losses import check_loss
 
 CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -25,20 +23,15 @@ GROUPS = {
     "evaluation",
     "engine",
     "memory",
+    "speed",
     "tracking",
     "experiment",
 }
 
 
-def compose_run(*overrides: str) -> RunConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg: Any = OmegaConf.to_object(compose("config", list(overrides)))
-    return cfg
-
-
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None:
-    cfg = compose_run(f"{path.parent.name}={path.stem}", f"output_dir={tmp_path}/run")
+    cfg = compose_run([f"{path.parent.name}={path.stem}", f"output_dir={tmp_path}/run"])
     validate(cfg, KINDS)
     check_loss(cfg.train, cfg.memory)
 
@@ -49,16 +42,16 @@ def test_there_is_a_folder_for_each_group() -> None:
 
 def test_the_composed_defaults_are_those_of_the_schema() -> None:
     """The YAML states choices, not defaults: a default stands in one place."""
-    composed, schema = compose_run(), RunConfig()
-    for group in ("sampling", "judge", "pairs", "train", "evaluation", "memory", "tracking", "engine"):
+    composed, schema = compose_run([]), RunConfig()
+    for group in ("sampling", "judge", "pairs", "train", "evaluation", "memory", "speed", "tracking", "engine"):
         assert getattr(composed, group) == getattr(schema, group)
 
 
 def test_an_experiment_may_be_overridden_on_the_command_line() -> None:
-    assert compose_run("experiment=quick").sampling.n == 2
-    assert compose_run("experiment=quick", "sampling.n=3").sampling.n == 3
+    assert compose_run(["experiment=quick"]).sampling.n == 2
+    assert compose_run(["experiment=quick", "sampling.n=3"]).sampling.n == 3
 
 
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(HydraException, match="betta"):
-        compose_run("train.betta=0.1")
+        compose_run(["train.betta=0.1"])

@@ -58,7 +58,7 @@ def ending(tiny_model: Path, engine: HFEngine, tmp_path_factory: pytest.TempPath
 
 
 def test_greedy_answers_are_those_of_transformers_generate_also_where_only_some_end(ending: Path) -> None:
-    engine = HFEngine(Models(ending, "float32", "cpu"), rows=64, scoring_tokens=None, merge_adapter=False)
+    engine = HFEngine(Models(ending, "float32", "cpu"), rows=64, scoring_tokens=2048, merge_adapter=False)
     made = [answers[0] for answers in engine.sample(requests(engine, 1), GREEDY, None, ignore)]
     tokenizer = engine.chat.tokenizer
     model: Any = LlamaForCausalLM.from_pretrained(ending, dtype=torch.float32)
@@ -75,7 +75,7 @@ def test_greedy_answers_are_those_of_transformers_generate_also_where_only_some_
 
 def test_an_answer_depends_on_its_seed_alone_and_not_on_what_else_is_in_the_batch(ending: Path) -> None:
     models = Models(ending, "float32", "cpu")
-    wide, narrow = (HFEngine(models, rows, scoring_tokens=None, merge_adapter=False) for rows in (64, 2))
+    wide, narrow = (HFEngine(models, rows, scoring_tokens=2048, merge_adapter=False) for rows in (64, 2))
     asked = requests(wide, answers=5)
     # A nucleus of few tokens: of hundreds, one that lies on the border by a rounding error would be met too often.
     decoding = Decoding(0.3, 0.9, 10)

@@ -173,7 +173,7 @@ def test_every_sampled_judgement_has_a_seed_of_its_own_and_another_run_others(be
 
 def judgements_of(root: Path, model: Path, candidates: Sequence[Candidate], config: JudgeConfig) -> Artifact:
     store = Store(root, tools(model))
-    policy = store.run(SEED_POLICY, SeedPolicyIdentity(ModelIdentity("0", "float32")))
+    policy = store.run(SEED_POLICY, SeedPolicyIdentity(ModelIdentity("0", "float32", "none")))
     parents = {"candidates": artifact(store, "candidates", candidates, Candidate), "policy": policy}
     settings = JudgementsIdentity(config, JUDGES[config.kind].texts, EngineIdentity("hf", merge_adapter=False))
     return store.run(JUDGEMENTS, settings, parents, seed=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from selfreward.config import LoraConfig, MemoryConfig, TrainConfig
 from selfreward.errors import ConfigError
 from selfreward.models import Models
 from selfreward.records import PreferencePair
-from selfreward.training.dpo import make_trainer
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2, check_loss
+from tests.training import move, our_trainer, settings
 
 
 def pair(number: int) -> PreferencePair:
@@ -38,21 +37,22 @@ def test_every_preset_is_a_loss_of_trl_and_says_whether_it_looks_across_pairs_an
 ) -> None:
     lora = LoraConfig(r=2, alpha=4)
     train = TrainConfig(loss=loss, label_smoothing=smoothing(loss), batch_size=len(PAIRS), lora=lora)
-    memory = MemoryConfig(micro_batch=len(PAIRS))
-    check_loss(train, memory)
+    check_loss(train, MemoryConfig(micro_batch=len(PAIRS)))
     models = Models(tiny_model, "float32", "cpu")
     with models.trainable(None, lora, seed=0) as model:
-        trainer = make_trainer(model, models.chat.tokenizer, PAIRS, train, memory, 0, tmp_path)
+        trainer = our_trainer(model, models.chat.tokenizer, PAIRS, settings(train), tmp_path)
         (batch,) = trainer.get_train_dataloader()
 
         def value(*numbers: int) -> float:
-            rows = [*numbers, *(len(PAIRS) + number for number in numbers)]  # the chosen, then the rejected
+            pairs = [*numbers]
+            rows = [*pairs, *(len(PAIRS) + number for number in pairs)]  # the chosen, then the rejected
+            some = {name: tensor[pairs if tensor.ndim == 1 else rows] for name, tensor in batch.items()}
             with torch.no_grad():
-                return trainer.compute_loss(model, {name: tensor[rows] for name, tensor in batch.items()}).item()
+                return trainer.compute_loss(model, some).item()
 
         if loss in STARTS_AT_LN_2:  # a fresh adapter is its own reference
             assert value(*range(len(PAIRS))) == pytest.approx(math.log(2), abs=1e-5)
-        _move(model)
+        move(model, seed=0, size=0.5)
         whole = value(*range(len(PAIRS)))
         apart = fmean(value(number) for number in range(len(PAIRS)))
         trainer.label_smoothing = 0.3
@@ -62,15 +62,6 @@ def test_every_preset_is_a_loss_of_trl_and_says_whether_it_looks_across_pairs_an
     takes_a_label_smoothing = whole != pytest.approx(smoothed, abs=1e-4)
     assert looks_across_pairs == LOSSES[loss].couples_pairs
     assert takes_a_label_smoothing == (LOSSES[loss].label_smoothing != "unused")
-
-
-def _move(model: Any) -> None:
-    """Move the policy away from its reference."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
 
 
 def test_every_preset_has_a_weight_for_each_of_its_terms() -> None:
@@ -107,6 +98,7 @@ def test_a_loss_that_looks_across_pairs_is_refused_where_the_batch_is_cut_and_th
     ):
         check_loss(train, MemoryConfig(micro_batch=2))
     check_loss(train, MemoryConfig(micro_batch=4))
+    check_loss(train, MemoryConfig(micro_batch=None))
 
 
 def test_a_label_smoothing_that_trl_would_refuse_is_refused_before_anything_is_sampled() -> None:

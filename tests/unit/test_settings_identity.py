@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import MemoryConfig, RunConfig, TrackingConfig
+from selfreward.config import MemoryConfig, RunConfig, SpeedConfig, TrackingConfig
 from selfreward.loop import loop
 from selfreward.model_files import identify, locate
 from selfreward.sources import SOURCES
@@ -39,14 +39,14 @@ def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
     """What each iteration of a run makes: `<stage>/<id>` by the artifact's name."""
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
     folder = locate(cfg.model.name, cfg.model.revision)
-    store = DryStore(Path(), Tools(pool, folder, cfg.model, cfg.engine, cfg.memory))
-    iterations = loop(cfg, identify(folder, cfg.model.dtype), store)
+    store = DryStore(Path(), Tools(pool, folder, cfg))
+    iterations = loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store)
     return [{name: artifact.reference for name, artifact in iteration.items()} for iteration in iterations]
 
 
 def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:
-    """The names of the artifacts of each iteration that are others than they were."""
-    return [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)]
+    """The names of the artifacts of each iteration that are others than they were, or are no longer made."""
+    return [{name for name in old if old[name] != new.get(name)} for old, new in zip(before, after, strict=True)]
 
 
 @pytest.fixture
@@ -84,6 +84,7 @@ SPECIAL = {  # where any other value will not do
     "prompts.prompt_column": "question",
     "prompts.category_column": "topic",
     "prompts.held_out_column": "part",
+    "train.reference_logprobs": "recorded",
 }
 READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
     "seed",
@@ -107,6 +108,7 @@ EXECUTION = {
     "prompts.split",
     "engine.device",
     *(f"memory.{field.name}" for field in dataclasses.fields(MemoryConfig)),
+    *(f"speed.{field.name}" for field in dataclasses.fields(SpeedConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
 }
 TESTED_ALONE = {"iteration", "model.name", "prompts.path"}
@@ -197,17 +199,19 @@ def test_one_more_iteration_keeps_the_ids_of_all_before_it(cfg: RunConfig) -> No
 
 ANSWERS, SCORES, EVALUATION = "held_out_candidates", "held_out_judgements", "evaluation"
 HELD_OUT = {ANSWERS, SCORES, EVALUATION}
-TRAINED = {"candidates", "judgements", "pairs", "policy", *HELD_OUT}
+TRAINED = {"candidates", "judgements", "pairs", "references", "policy", *HELD_OUT}
 
 
 @pytest.mark.parametrize(
     ("key", "policy_0", "policy_1"),
     [
         ("train.beta", set(), {"policy", *HELD_OUT}),
-        ("pairs.margin", set(), {"pairs", "policy", *HELD_OUT}),
+        ("train.lora.r", set(), {"policy", *HELD_OUT}),
+        ("train.reference_logprobs", set(), {"references", "policy", *HELD_OUT}),
+        ("pairs.margin", set(), {"pairs", "references", "policy", *HELD_OUT}),
         ("sampling.n", set(), TRAINED),
         ("prompts.per_iteration", set(), {"prompts", *TRAINED}),
-        ("judge.mode", {SCORES, EVALUATION}, {"judgements", "pairs", "policy", *HELD_OUT}),
+        ("judge.mode", {SCORES, EVALUATION}, {"judgements", "pairs", "references", "policy", *HELD_OUT}),
         ("sampling.max_prompt_tokens", HELD_OUT, TRAINED),
         ("engine.kind", HELD_OUT, TRAINED),
         ("evaluation.temperature", HELD_OUT, HELD_OUT),

@@ -1,0 +1,43 @@
+"""The pairs that the benchmarks train on: real prompts, two sampled answers each, scored by the model itself.
+
+They are made once, by the project's own stages, and kept with the other artifacts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfreward import model_files
+from selfreward.compose import compose_run
+from selfreward.config import RunConfig
+from selfreward.loop import StageSettings
+from selfreward.records import PreferencePair
+from selfreward.sources import SOURCES
+from selfreward.stages.candidates import CANDIDATES
+from selfreward.stages.judgements import JUDGEMENTS
+from selfreward.stages.pairs import PAIRS
+from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
+from selfreward.stages.prompts import PROMPTS, PromptsIdentity
+from selfreward.stages.tools import Tools
+from selfreward.store import Store
+
+ARTIFACTS = Path("outputs/bench")
+COUNT = 64
+
+
+def settings() -> RunConfig:
+    """The settings of `make run`, but for two candidates a prompt and enough prompts for 64 pairs."""
+    return compose_run([f"prompts.per_iteration={COUNT + 16}", "sampling.n=2", f"artifacts_dir={ARTIFACTS}"])
+
+
+def real_pairs(cfg: RunConfig) -> list[PreferencePair]:
+    """64 pairs of policy 0."""
+    folder = model_files.locate(cfg.model.name, cfg.model.revision)
+    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts), folder, cfg)
+    store, stages = Store(ARTIFACTS, tools), StageSettings(cfg)
+    policy = store.run(SEED_POLICY, SeedPolicyIdentity(model_files.identify(folder, cfg.model.dtype)))
+    prompts = store.run(PROMPTS, PromptsIdentity(tools.pool.source, 1, cfg.prompts.per_iteration), seed=cfg.seed)
+    candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
+    judgements = store.run(JUDGEMENTS, stages.judgements, {"candidates": candidates, "policy": policy}, cfg.seed)
+    pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
+    return pairs.read(PreferencePair)[:COUNT]

@@ -1,0 +1,75 @@
+"""LoRA layers computed in the base model's dtype and without needless copies.
+
+peft computes an adapter in float32 and so casts each layer's input and output there and back, and autograd keeps the
+casts. Here the adapter's float32 weights are rounded to the base model's dtype for each product, as under autocast, and
+only the input and its low-rank image are kept. In float32 nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+
+def fuse_adapters(model: torch.nn.Module) -> None:
+    """Have the LoRA layers of `model` computed this way, under whichever adapter is switched on.
+
+    Adapters with dropout in training, DoRA or a bias, several at once, and quantised layers keep peft's forward.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
+            layer.forward = types.MethodType(_forward(layer.forward), layer)
+
+
+def _forward(peft_forward: Any) -> Any:
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = self.active_adapters
+        if self.disable_adapters or self.merged or len(names) != 1 or not _is_plain(self, names[0]):
+            return peft_forward(x, *args, **kwargs)
+        base, name = self.get_base_layer(), names[0]
+        a_RI, b_OR, scale = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        return _LoraLinear.apply(x, base.weight, base.bias, a_RI, b_OR, scale)
+
+    return forward
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    return (
+        name in layer.lora_A
+        and name not in layer.lora_variant
+        and not layer.lora_bias[name]
+        and (not layer.training or isinstance(layer.lora_dropout[name], torch.nn.Identity))
+    )
+
+
+class _LoraLinear(torch.autograd.Function):
+    """y = x W' + b + s (x A') B', with gradients for x, A and B alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
+    ) -> Tensor:
+        x_NI = x.reshape(-1, x.shape[-1])
+        low_NR = x_NI @ a_RI.to(x.dtype).T
+        y_NO = torch.nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b_OR.to(x.dtype).T, alpha=scale)
+        ctx.save_for_backward(x_NI, low_NR, weight_OI, a_RI, b_OR)
+        ctx.scale = scale
+        return y_NO.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_NI, low_NR, weight_OI, a_RI, b_OR = ctx.saved_tensors
+        (gradient,) = gradients
+        y_NO = gradient.reshape(-1, gradient.shape[-1])
+        low_gradient_NR = (y_NO @ b_OR.to(y_NO.dtype)).mul_(ctx.scale)
+        x_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = (y_NO @ weight_OI).addmm_(low_gradient_NR, a_RI.to(y_NO.dtype))
+            x_gradient = x_gradient.view(*gradient.shape[:-1], -1)
+        a_gradient_RI = (low_gradient_NR.T @ x_NI).to(a_RI.dtype)
+        b_gradient_OR = (y_NO.T @ low_NR).to(b_OR.dtype).mul_(ctx.scale)
+        return x_gradient, None, None, a_gradient_RI, b_gradient_OR, None

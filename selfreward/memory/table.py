@@ -1,0 +1,35 @@
+"""A memory plan as a table: what each phase takes, in GiB, and what is left of the limit."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from selfreward.cap import GIB
+from selfreward.memory.plan import Plan
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan for the longest texts that the settings allow."""
+    training = plan.fit_training(plan.longest_batch)
+    phases = {
+        "training": training.parts,
+        "sampling": plan.sampling(plan.sampling_rows),
+        "scoring": plan.scoring(plan.scoring_tokens),
+    }
+    checkpointing = "with" if training.gradient_checkpointing else "without"
+    caption = (
+        f"training: micro-batches of {training.micro_batch}, {checkpointing} gradient checkpointing; "
+        f"sampling: {plan.sampling_rows} rows; scoring: {plan.scoring_tokens:,} tokens"
+    )
+    table = Table(title="memory plan, GiB", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+    table.title_justify = table.caption_justify = "left"
+    table.add_column("")
+    for phase in phases:
+        table.add_column(phase, justify="right")
+    for part in dict.fromkeys(name for parts in phases.values() for name in parts):
+        table.add_row(part, *(f"{parts[part] / GIB:.2f}" if part in parts else "" for parts in phases.values()))
+    table.add_section()
+    table.add_row("sum", *(f"{sum(parts.values()) / GIB:.2f}" for parts in phases.values()), style="bold")
+    table.add_row(plan.limit_key, *[f"{plan.limit_gb:.2f}"] * len(phases))
+    return table

@@ -1,0 +1,127 @@
+"""Bytes that a training step takes beside the weights, found by running it on tensors that have shapes and no data.
+
+The real forward and backward pass runs on a model of two and of four layers on PyTorch's `meta` device, and every
+tensor that it makes is counted from its birth to its death. Layers are alike, so the rest is a straight line.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from selfreward.fused_lora import fuse_adapters
+from selfreward.head import score_tokens
+from selfreward.training.forward import packed_states
+from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
+
+_LAYERS = (2, 4)
+_FUSED = "packed_fused_shapes"
+
+
+class Skeleton:
+    """A model without data, with an adapter, whose tensors can be counted.
+
+    Args:
+        config: the model's configuration, as transformers reads it.
+        dtype: of its weights.
+        lora: the adapter that would be trained.
+        eager: whether attention is computed as matrix products, as on a CPU, or by a fused kernel that keeps no scores.
+    """
+
+    def __init__(self, config: Any, dtype: str, lora: LoraConfig, *, eager: bool) -> None:
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._lora = lora
+        self._attention = PACKED_ATTENTION["eager"] if eager else _FUSED
+        self.config = config
+        model = self._build(config.get_text_config().num_hidden_layers)
+        self.parameters = {name: p for name, p in model.get_base_model().named_parameters() if "lora_" not in name}
+        self.adapter_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    def training_bytes(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> int:
+        """Peak of activations and gradients of one micro-batch, given its pairs' lengths: prompt, chosen, rejected."""
+        shallow, deep = (self._peak(layers, pairs, checkpointing=checkpointing) for layers in _LAYERS)
+        more = self.config.get_text_config().num_hidden_layers - _LAYERS[0]
+        return shallow + (deep - shallow) * more // (_LAYERS[1] - _LAYERS[0])
+
+    def _peak(self, layers: int, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> int:
+        model = self._build(layers)
+        base: Any = model.get_base_model()
+        base.set_attn_implementation(self._attention)
+        model.train()
+        if checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+        weight_VH = base.get_output_embeddings().weight
+        mean_weight_H = torch.empty(weight_VH.shape[1], device="meta")
+        packing = pack(pairs)
+        ids_N = torch.empty(packing.bounds[-1][-1], dtype=torch.long, device="meta")
+        target_T = torch.empty(len(packing.sources), dtype=torch.long, device="meta")
+        with _Count(model.parameters()) as count:
+            states_TH = packed_states(base, packing, ids_N)
+            score_tokens(states_TH, weight_VH, target_T, mean_weight_H).log_probs_T.sum().backward()
+        return count.peak
+
+    def _build(self, layers: int) -> Any:
+        config = copy.deepcopy(self.config)
+        text = config.get_text_config()
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
+        with torch.device("meta"):
+            base: Any = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
+        model = get_peft_model(base.requires_grad_(False), copy.deepcopy(self._lora), low_cpu_mem_usage=True)
+        fuse_adapters(model)
+        return model
+
+
+class _Count(TorchDispatchMode):
+    """Counts the bytes of tensors made within it, as long as they live. `known` tensors are not counted."""
+
+    def __init__(self, known: Any) -> None:
+        super().__init__()
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+        self._now = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.device.type == "meta":
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._sizes:
+                    self._sizes[storage._cdata] = storage.nbytes()
+                    self._now += storage.nbytes()
+                    self.peak = max(self.peak, self._now)
+                    weakref.finalize(storage, self._freed, storage._cdata)
+        return made
+
+    def _freed(self, key: int) -> None:
+        self._now -= self._sizes.pop(key, 0)
+
+
+class _FusedShapes(torch.autograd.Function):
+    """What a fused kernel keeps: its inputs, its output, and one number a query."""
+
+    @staticmethod
+    def forward(ctx: Any, query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor) -> Tensor:
+        output_AND = torch.empty_like(query_AND)
+        total_AN = torch.empty(query_AND.shape[:2], dtype=torch.float32, device=query_AND.device)
+        ctx.save_for_backward(query_AND, key_KMD, value_KMD, output_AND, total_AN)
+        return output_AND
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+ALL_ATTENTION_FUNCTIONS.register(_FUSED, packed_attention(lambda q, k, v, _: _FusedShapes.apply(q, k, v)))

@@ -1,0 +1,40 @@
+"""Reference log-probabilities: what the policy that training compares with says of each pair, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from selfreward.records import PreferencePair, ReferenceLogprobs
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+
+@dataclass(frozen=True)
+class ReferencesIdentity(Identity):
+    """Nothing but the pairs and the policy decides."""
+
+
+def reference(config: ReferencesIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Log-probabilities of `parents["pairs"]` under `parents["policy"]`."""
+    from selfreward.config import LoraConfig  # and below: torch and trl, which a finished run does without
+    from selfreward.training.reference import compute_references, difference, recorded_references
+
+    pairs = parents["pairs"].read(PreferencePair)
+    work.plan(len(pairs), "pairs")
+    work.planned_memory = sum(tools.plan.scoring(tools.plan.scoring_tokens).values())
+    # Without an adapter a fresh one is put on, which changes nothing: training's own forward pass then does the rest.
+    with tools.models.trainable(tools.adapter(parents["policy"]), LoraConfig(), seed=0) as model:
+        references = compute_references(
+            model, tools.models.chat.tokenizer, pairs, tools.speed, tools.plan.scoring_tokens, work.advance
+        )
+    work.shards([references], list, ReferenceLogprobs)
+    recorded = recorded_references(pairs)
+    return {
+        "pairs": len(pairs),
+        "recorded_difference": fmean(map(difference, references, recorded)),
+    }
+
+
+REFERENCES = Stage("references", 1, reference)

@@ -1,0 +1,36 @@
+"""How many threads a CPU's matrix products take: the physical cores that this process may really use.
+
+PyTorch counts the machine's. In a container that may use fewer, the threads would wait for each other, which costs far
+more than its share.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import psutil
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def set_threads() -> None:
+    """Have PyTorch use `usable_cores()` threads, unless `OMP_NUM_THREADS` says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+
+
+def usable_cores(quota: Path = _QUOTA) -> int:
+    """Physical cores, at most those this process is bound to and the share of time that its container has."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    try:
+        time, period = quota.read_text().split()
+        cores = min(cores, math.ceil(int(time) / int(period)))
+    except (OSError, ValueError):
+        pass  # no such file, or "max": no quota
+    return max(cores, 1)

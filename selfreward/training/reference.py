@@ -1,0 +1,115 @@
+"""What training compares the policy with: the pairs' log-probabilities under the reference, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from peft import PeftModel
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head
+
+from selfreward.config import SpeedConfig
+from selfreward.errors import TrainingError
+from selfreward.records import PreferencePair, ReferenceLogprobs
+from selfreward.training.forward import fast_forward
+
+PARITY_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
+"""How far reference log-probabilities may be from training's own, in nats a token, averaged over a few pairs."""
+_CHECKED_PAIRS = 4
+
+
+def compute_references(
+    model: PeftModel,
+    tokenizer: Any,
+    pairs: Sequence[PreferencePair],
+    speed: SpeedConfig,
+    tokens: int,
+    advance: Callable[[int, int], None],
+) -> list[ReferenceLogprobs]:
+    """Log-probabilities of each pair under `model` as it stands, by the forward pass that training takes.
+
+    Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done.
+    """
+    base: Any = model.get_base_model()
+    before = vars(base).get("forward")
+    add_fused_lm_head(base)
+    model.eval()
+    found: dict[int, ReferenceLogprobs] = {}
+    try:
+        with fast_forward(base, speed):
+            for batch in _batches(pairs, tokens):
+                scored = score_references(model, tokenizer, [pairs[i] for i in batch])
+                found.update(zip(batch, scored, strict=True))
+                advance(len(batch), sum(_tokens(pairs[i]) for i in batch))
+    finally:
+        vars(base).pop("forward")
+        if before is not None:
+            base.forward = before
+    return [found[i] for i in range(len(pairs))]
+
+
+@torch.no_grad()
+def score_references(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
+    """Log-probabilities of a batch of pairs by a model that answers trl's `fused_lm_head` calls."""
+    rows = [{"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids} for p in pairs]
+    inputs = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(rows)
+    inputs = {name: values.to(model.device) for name, values in inputs.items()}
+    scored_BL = inputs.pop("completion_mask").bool()
+    labels_BL = inputs["input_ids"].masked_fill(~scored_BL, -100)
+    log_probs_BL = model(**inputs, labels=labels_BL, use_cache=False, fused_lm_head=True).log_probs.cpu()
+    scored_BL = scored_BL[:, 1:].cpu()
+    values = [log_probs_L[scored_L].tolist() for log_probs_L, scored_L in zip(log_probs_BL, scored_BL, strict=True)]
+    return [
+        ReferenceLogprobs(pair.prompt_id, pair.chosen_index, pair.rejected_index, chosen, rejected)
+        for pair, chosen, rejected in zip(pairs, values[: len(pairs)], values[len(pairs) :], strict=True)
+    ]
+
+
+def recorded_references(pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
+    """The log-probabilities that were recorded when the candidates were sampled."""
+    return [
+        ReferenceLogprobs(p.prompt_id, p.chosen_index, p.rejected_index, p.chosen_logprobs, p.rejected_logprobs)
+        for p in pairs
+    ]
+
+
+def check_parity(
+    model: Any, tokenizer: Any, pairs: Sequence[PreferencePair], references: Sequence[ReferenceLogprobs]
+) -> float:
+    """Compute the reference of a few pairs again and hold it against what is given.
+
+    Returns the mean absolute difference in nats a token. Raises `TrainingError` where it is beyond `PARITY_TOLERANCE`.
+    """
+    step = max(len(pairs) // _CHECKED_PAIRS, 1)
+    again = score_references(model, tokenizer, pairs[::step][:_CHECKED_PAIRS])
+    off = fmean(difference(given, now) for given, now in zip(references[::step], again, strict=False))
+    limit = PARITY_TOLERANCE[model.dtype]
+    if not off <= limit:
+        raise TrainingError(
+            f"the reference log-probabilities are {off:.3g} nats a token off those that training computes, more than "
+            f"{limit:g}: they were made by another model or engine; use train.reference_logprobs=computed"
+        )
+    return off
+
+
+def difference(one: ReferenceLogprobs, other: ReferenceLogprobs) -> float:
+    """Mean absolute difference of two accounts of a pair, in nats a token."""
+    return fmean(abs(a - b) for a, b in zip(one.chosen + one.rejected, other.chosen + other.rejected, strict=True))
+
+
+def _batches(pairs: Sequence[PreferencePair], tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in sorted(range(len(pairs)), key=lambda i: _tokens(pairs[i]), reverse=True):
+        if batch and (len(batch) + 1) * _tokens(pairs[batch[0]]) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _tokens(pair: PreferencePair) -> int:
+    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)

@@ -1,0 +1,116 @@
+"""trl's trainer on pairs that are token ids already, with a micro-batch that gives way when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from selfreward.cap import check_resident, is_out_of_memory, release
+from selfreward.errors import OutOfMemoryError
+
+Batch = dict[str, Tensor]
+
+
+class PairTrainer(DPOTrainer):
+    """Takes each optimiser step on all its pairs, in micro-batches whose size does not change the result.
+
+    trl is handed the whole batch of a step, and its loss is called on a micro-batch at a time, weighted by its share
+    of the pairs. When memory runs out, the micro-batch is halved and the step is taken again from its beginning.
+
+    Set after construction: `micro_batch` (pairs), `ram_gb` (GiB of main memory, or None), `splits` (False for losses
+    that compare the pairs of a batch), `note` (told of each halving).
+    """
+
+    micro_batch: int
+    ram_gb: float | None
+    splits: bool
+    note: Callable[[str], None]
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        return dataset
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
+        """The gradient of a whole step's mean loss, accumulated. Returns that loss, detached."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)  # pyright: ignore[reportAssignmentType]
+        random, tokens = _random_state(), self._total_train_tokens
+        while True:
+            try:
+                return self._accumulate(model, inputs)
+            except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            # Past the handler, or the error's traceback would hold on to the tensors of the failed step.
+            model.zero_grad()
+            self._metrics["train"].clear()
+            self._total_train_tokens = tokens
+            release()
+            self._halve(reason)
+            _restore_random_state(random)
+
+    def preflight(self) -> None:
+        """Run the longest batch forward and backward and forget it, so that what fails fails at once."""
+        rows = sorted(self.train_dataset, key=_tokens, reverse=True)  # pyright: ignore
+        random = _random_state()
+        self.training_step(self.model, self.data_collator(rows[: self.args.per_device_train_batch_size]))  # pyright: ignore
+        self.model.zero_grad()  # pyright: ignore[reportOptionalMemberAccess]
+        self._metrics["train"].clear()
+        self._total_train_tokens = 0
+        _restore_random_state(random)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: a checkpoint lives for minutes."""
+
+    def _accumulate(self, model: Any, inputs: Batch) -> Tensor:
+        pairs = _pair_count(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for micro_batch in _split(inputs, self.micro_batch):
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, micro_batch) * (_pair_count(micro_batch) / pairs)
+            check_resident(self.ram_gb)  # the activations of a micro-batch are all there now
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _halve(self, reason: str) -> None:
+        if self.micro_batch == 1 or not self.splits:
+            least = "one pair at a time is" if self.splits else "this loss needs its whole batch at once, which is"
+            raise OutOfMemoryError(
+                f"memory ran out in training ({reason}): {least} too much; set memory.gradient_checkpointing=true, "
+                "lower sampling.max_new_tokens, or allow more memory"
+            )
+        self.micro_batch = (self.micro_batch + 1) // 2
+        self.note(f"memory ran out ({reason}): the step is taken again with micro-batches of {self.micro_batch}")
+
+
+def _split(inputs: Batch, size: int) -> Iterator[Batch]:
+    """Micro-batches of `size` pairs, cut to their longest row. trl's rows are all chosen, then all rejected."""
+    pairs = _pair_count(inputs)
+    for start in range(0, pairs, size):
+        chosen = torch.arange(start, min(start + size, pairs), device=inputs["input_ids"].device)
+        rows = torch.cat([chosen, chosen + pairs])
+        length = int(inputs["attention_mask"][rows].sum(-1).max())
+        yield {name: values[chosen] if values.ndim == 1 else values[rows, :length] for name, values in inputs.items()}
+
+
+def _pair_count(batch: Batch) -> int:
+    return len(batch["input_ids"]) // 2
+
+
+def _tokens(row: dict[str, Any]) -> int:
+    return len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _restore_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
