@@ -20,6 +20,7 @@ CHUNK_BYTES = 32 << 20
 """Of float32 logits at a time: what stays in a CPU's last cache."""
 
 _SHARPENED = 16
+_ALIKE = 0.02  # of the greatest logit: rounding in bfloat16 is a quarter of a percent
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,10 @@ class Head:
     """A model's output layer, which gives the logits of the next token from a hidden state.
 
     `weight_VH` is its matrix; `is_plain` says that there is nothing else to it: no bias, soft cap or scale.
-    Raises `ModelError` for a model that treats its logits in a way not known here.
     """
 
     def __init__(self, model: Any) -> None:
         config, layer = model.config.get_text_config(), model.get_output_embeddings()
-        if getattr(config, "output_multiplier", None):
-            raise ModelError(f"{type(model).__name__} multiplies its logits by config.output_multiplier: not supported")
         self.weight_VH: Tensor = layer.weight.detach()
         self._bias_V: Tensor | None = getattr(layer, "bias", None)
         self._cap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -84,6 +82,20 @@ class Head:
             logits_CV = self.logits(hidden_CH, wanted_CK)
             found.append(logits_CV.gather(-1, wanted_CK) - log_total(logits_CV)[:, None])
         return torch.cat(found)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Hold the logits of one token against the model's own, for some models treat theirs in ways of their own.
+
+    Raises `ModelError` where `Head` does not know that way. The model must be in evaluation mode.
+    """
+    head = Head(model)
+    ids_11 = torch.zeros(1, 1, dtype=torch.long, device=head.weight_VH.device)
+    hidden_1H = model.base_model(input_ids=ids_11, use_cache=False).last_hidden_state[0]
+    own_1V = model(input_ids=ids_11, use_cache=False).logits[0].float()
+    if (head.logits(hidden_1H) - own_1V).abs().max() > _ALIKE * own_1V.abs().max():
+        raise ModelError(f"{type(model).__name__} treats its logits in a way that is not known here: not supported")
 
 
 def sharpen_(logits_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, wanted_CK: Tensor | None = None) -> Tensor:

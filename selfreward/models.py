@@ -21,6 +21,7 @@ from selfreward.chat import Chat
 from selfreward.config import LoraConfig
 from selfreward.errors import ConfigError, ModelError
 from selfreward.fused_lora import fuse_adapters
+from selfreward.head import check_head
 
 TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError there
 
@@ -55,7 +56,9 @@ class Models:
             )
             if self._quantization == "none":
                 model = model.to(self.device)
-            self._base = model.requires_grad_(False).eval()
+            model.requires_grad_(False).eval()
+            check_head(model)
+            self._base = model
         return self._base
 
     @property

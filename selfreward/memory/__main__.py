@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -23,6 +24,7 @@ CARDS_GB = (24, 48, 64, 80)
 
 def main() -> None:
     """Print the plan for these settings on this machine, and what would fit on cards of several sizes."""
+    warnings.filterwarnings("ignore", module="transformers|peft|torch")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     try:
         cfg = compose_run(sys.argv[1:])

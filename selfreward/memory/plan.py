@@ -63,7 +63,9 @@ class Plan:
         self._cfg = cfg
         self._text = config.get_text_config()
         self._kind = "cuda" if device == "cuda" else "cpu"
-        self._skeleton = Skeleton(config, cfg.model.dtype, fresh_adapter(cfg.train.lora), eager=self._kind == "cpu")
+        self._skeleton = Skeleton(
+            config, cfg.model.dtype, fresh_adapter(cfg.train.lora), eager=self._kind == "cpu", speed=cfg.speed
+        )
         self.limit_key = "memory.cap_gb" if self._kind == "cuda" else "memory.ram_gb"
         self.limit_gb = limit_gb or self._default_limit()
 
@@ -100,7 +102,11 @@ class Plan:
         for checkpointing in [False, True] if wanted is None else [wanted]:
             for size in sizes:
                 batch = [longest[i % len(longest)] for i in range(size)]
-                fits.append(TrainingFit(size, checkpointing, self.training(batch, checkpointing=checkpointing)))
+                fits.append(
+                    TrainingFit(
+                        size, checkpointing, self.training(batch, checkpointing=checkpointing, later=size < whole)
+                    )
+                )
                 if self._holds(fits[-1].total):
                     return fits[-1]
         raise self._refusal("training", min(fits, key=lambda fit: fit.total).total, self._training_remedies())
@@ -126,10 +132,10 @@ class Plan:
         amount = CONTEXT_GIB if self._kind == "cuda" else LIBRARIES_GIB
         return {overhead: int(amount * GIB), "weights": self._weights, "adapter": 4 * self._skeleton.adapter_parameters}
 
-    def training(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> Parts:
-        """One micro-batch of these pairs."""
+    def training(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool = False) -> Parts:
+        """One micro-batch of these pairs; a `later` one finds the gradients of those before it."""
         gradients = 4 * self._skeleton.adapter_parameters
-        moving = self._skeleton.training_bytes(pairs, checkpointing=checkpointing)
+        moving = self._skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
         head = self._head_bytes(sum(chosen + rejected for _, chosen, rejected in pairs))
         return self.fixed | {
             "gradients": gradients,

@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from selfreward.config import SpeedConfig
 from selfreward.fused_lora import fuse_adapters
-from selfreward.head import score_tokens
-from selfreward.training.forward import packed_states
+from selfreward.head import Head, score_tokens
+from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
 
 _LAYERS = (2, 4)
@@ -36,40 +37,62 @@ class Skeleton:
         dtype: of its weights.
         lora: the adapter that would be trained.
         eager: whether attention is computed as matrix products, as on a CPU, or by a fused kernel that keeps no scores.
+        speed: which of the shorter ways training takes.
     """
 
-    def __init__(self, config: Any, dtype: str, lora: LoraConfig, *, eager: bool) -> None:
+    def __init__(
+        self, config: Any, dtype: str, lora: LoraConfig, *, eager: bool, speed: SpeedConfig | None = None
+    ) -> None:
+        self._speed = speed or SpeedConfig()
+        self._eager = eager
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._lora = lora
-        self._attention = PACKED_ATTENTION["eager"] if eager else _FUSED
         self.config = config
         model = self._build(config.get_text_config().num_hidden_layers)
         self.parameters = {name: p for name, p in model.get_base_model().named_parameters() if "lora_" not in name}
         self.adapter_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-    def training_bytes(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> int:
-        """Peak of activations and gradients of one micro-batch, given its pairs' lengths: prompt, chosen, rejected."""
-        shallow, deep = (self._peak(layers, pairs, checkpointing=checkpointing) for layers in _LAYERS)
-        more = self.config.get_text_config().num_hidden_layers - _LAYERS[0]
-        return shallow + (deep - shallow) * more // (_LAYERS[1] - _LAYERS[0])
+    def training_bytes(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool = False) -> int:
+        """Peak of activations and gradients of one micro-batch, given its pairs' lengths: prompt, chosen, rejected.
 
-    def _peak(self, layers: int, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> int:
+        A `later` micro-batch of a step finds the gradients of those before it.
+        """
+        shallow, deep = (self._peak(layers, pairs, checkpointing=checkpointing, later=later) for layers in _LAYERS)
+        more = self.config.get_text_config().num_hidden_layers - _LAYERS[0]
+        line = shallow + (deep - shallow) * more // (_LAYERS[1] - _LAYERS[0])
+        gradients = 4 * self.adapter_parameters
+        return line + gradients if later else max(line, gradients)
+
+    def _peak(self, layers: int, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool) -> int:
         model = self._build(layers)
         base: Any = model.get_base_model()
-        base.set_attn_implementation(self._attention)
+        ours = self._speed.completion_head and Head(base).is_plain
+        packs = ours and self._speed.share_prompt and can_pack(base)
+        base.set_attn_implementation(self._kernel(packs=packs))
         model.train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if later:
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
         if checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
         weight_VH = base.get_output_embeddings().weight
         mean_weight_H = torch.empty(weight_VH.shape[1], device="meta")
-        packing = pack(pairs)
-        ids_N = torch.empty(packing.bounds[-1][-1], dtype=torch.long, device="meta")
-        target_T = torch.empty(len(packing.sources), dtype=torch.long, device="meta")
-        with _Count(model.parameters()) as count:
-            states_TH = packed_states(base, packing, ids_N)
-            score_tokens(states_TH, weight_VH, target_T, mean_weight_H).log_probs_T.sum().backward()
+        known = [*model.parameters(), *(parameter.grad for parameter in trained if parameter.grad is not None)]
+        with _Count(known) as count:
+            states_TH = _packed(base, pairs) if packs else _rows(base, pairs, all_places=not ours)
+            target_T = torch.empty(len(states_TH), dtype=torch.long, device="meta")
+            if ours:
+                score_tokens(states_TH, weight_VH, target_T, mean_weight_H).log_probs_T.sum().backward()
+            else:  # trl's own way, taken for the dearest: all logits at once
+                torch.nn.functional.cross_entropy((states_TH @ weight_VH.T).float(), target_T).backward()
         return count.peak
+
+    def _kernel(self, *, packs: bool) -> str:
+        if packs:
+            return PACKED_ATTENTION["eager"] if self._eager else _FUSED
+        return "eager" if self._eager else "sdpa"
 
     def _build(self, layers: int) -> Any:
         config = copy.deepcopy(self.config)
@@ -80,8 +103,26 @@ class Skeleton:
         with torch.device("meta"):
             base: Any = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
         model = get_peft_model(base.requires_grad_(False), copy.deepcopy(self._lora), low_cpu_mem_usage=True)
-        fuse_adapters(model)
+        if self._speed.fused_adapter:
+            fuse_adapters(model)
         return model
+
+
+def _packed(base: Any, pairs: Sequence[tuple[int, int, int]]) -> Tensor:
+    packing = pack(pairs)
+    return packed_states(base, packing, torch.empty(packing.bounds[-1][-1], dtype=torch.long, device="meta"))
+
+
+def _rows(base: Any, pairs: Sequence[tuple[int, int, int]], *, all_places: bool) -> Tensor:
+    """As trl lays them out: a prompt with each completion in a row of its own, as long as the longest."""
+    length = max(prompt + max(chosen, rejected) for prompt, chosen, rejected in pairs)
+    ids_BL = torch.empty(2 * len(pairs), length, dtype=torch.long, device="meta")
+    # A whole mask is given: from one of rows the library would read values, and there are none.
+    mask_B1LL = torch.empty(len(ids_BL), 1, length, length, dtype=base.dtype, device="meta")
+    output = base.base_model(input_ids=ids_BL, attention_mask=mask_B1LL, use_cache=False)
+    states_NH = output.last_hidden_state.flatten(0, 1)
+    scored = len(states_NH) if all_places else sum(chosen + rejected for _, chosen, rejected in pairs)
+    return states_NH[torch.arange(scored, device="meta")]
 
 
 class _Count(TorchDispatchMode):

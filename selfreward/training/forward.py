@@ -60,6 +60,8 @@ def can_pack(model: Any) -> bool:
     return (
         model.config._attn_implementation in PACKED_ATTENTION
         and getattr(model, "_supports_attention_backend", False)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and not getattr(model, "_is_stateful", False)
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attn_logit_softcapping", None)
     )

@@ -84,7 +84,7 @@ def _eager(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float
     scores_ANM = (query_AND.reshape(groups, -1, d) @ key_KMD.transpose(1, 2)).view(heads, n, m) * scale
     unseen_NM = torch.ones(n, m, dtype=torch.bool, device=query_AND.device).triu_(m - n + 1)
     weights_ANM = scores_ANM.masked_fill_(unseen_NM, float("-inf")).softmax(-1, dtype=torch.float32)
-    return (weights_ANM.to(value_KMD.dtype).view(groups, -1, m) @ value_KMD).view(heads, n, d)
+    return (weights_ANM.to(value_KMD.dtype).view(groups, -1, m) @ value_KMD).view(heads, n, -1)
 
 
 def _sdpa(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float | None) -> Tensor:

@@ -44,7 +44,7 @@ class PairTrainer(DPOTrainer):
             except (OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
             # Past the handler, or the error's traceback would hold on to the tensors of the failed step.
             model.zero_grad()
             self._metrics["train"].clear()
@@ -55,6 +55,9 @@ class PairTrainer(DPOTrainer):
 
     def preflight(self) -> None:
         """Run the longest batch forward and backward and forget it, so that what fails fails at once."""
+        if self.args.gradient_checkpointing:  # transformers switches it on in `train`
+            how = self.args.gradient_checkpointing_kwargs
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # pyright: ignore
         rows = sorted(self.train_dataset, key=_tokens, reverse=True)  # pyright: ignore
         random = _random_state()
         self.training_step(self.model, self.data_collator(rows[: self.args.per_device_train_batch_size]))  # pyright: ignore
@@ -69,13 +72,23 @@ class PairTrainer(DPOTrainer):
     def _accumulate(self, model: Any, inputs: Batch) -> Tensor:
         pairs = _pair_count(inputs)
         total = torch.zeros((), device=self.args.device)
+        counts: list[int] = []
         for micro_batch in _split(inputs, self.micro_batch):
+            counts.append(_pair_count(micro_batch))
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, micro_batch) * (_pair_count(micro_batch) / pairs)
             check_resident(self.ram_gb)  # the activations of a micro-batch are all there now
             self.accelerator.backward(loss)
             total += loss.detach()
+        self._merge_metrics(counts)
         return total
+
+    def _merge_metrics(self, counts: list[int]) -> None:
+        """One value for the step in place of one a micro-batch, each weighted by its pairs as the loss is."""
+        for name, values in self._metrics["train"].items():
+            parts = values[-len(counts) :]
+            if len(parts) == len(counts) and name != "num_tokens":
+                values[-len(counts) :] = [sum(n * v for n, v in zip(counts, parts, strict=True)) / sum(counts)]
 
     def _halve(self, reason: str) -> None:
         if self.micro_batch == 1 or not self.splits:

@@ -53,6 +53,7 @@ def test_policies_differ_and_each_names_its_parent(tiny_config: RunConfig) -> No
     for earlier, later in itertools.pairwise(made):
         assert later["policy"].manifest.parents["policy"] == earlier["policy"].reference
         assert later["candidates"].manifest.parents["policy"] == earlier["policy"].reference
+        assert later["references"].manifest.parents["policy"] == earlier["policy"].reference
 
 
 def test_iterations_take_different_prompts_and_none_that_is_held_out(tiny_config: RunConfig) -> None:
@@ -99,8 +100,9 @@ def test_with_the_base_as_reference_a_later_iteration_begins_away_from_it(tiny_c
     tiny_config.iteration = 2
     tiny_config.train.reference = "base"
     tiny_config.train.learning_rate = 1e-2
-    second = run_loop(tiny_config)[2]["policy"].metrics
-    assert abs(second["loss"][0] - math.log(2)) > 1e-4
+    made = run_loop(tiny_config)
+    assert abs(made[2]["policy"].metrics["loss"][0] - math.log(2)) > 1e-4
+    assert [i["references"].manifest.parents["policy"] for i in made[1:]] == [made[0]["policy"].reference] * 2
 
 
 def test_a_sweep_over_beta_samples_judges_and_scores_the_reference_once(tiny_config: RunConfig) -> None:

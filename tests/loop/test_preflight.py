@@ -80,7 +80,6 @@ def test_it_leaves_no_gradient(tiny_model: Path, tmp_path: Path) -> None:
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="transformers switches checkpointing on in train() alone")
 def test_it_recomputes_where_training_does_or_it_would_take_more_memory(tiny_model: Path, tmp_path: Path) -> None:
     how = settings(train_config(), gradient_checkpointing=True)
     computed: list[int] = []

@@ -153,6 +153,7 @@ def test_training_refuses_those_of_another_model(tiny_config: RunConfig, monkeyp
 # In the loop
 
 
+@pytest.mark.slow
 def test_they_are_made_under_the_previous_policy(tiny_config: RunConfig) -> None:
     tiny_config.iteration = 2
     made = run_loop(tiny_config)
@@ -170,6 +171,7 @@ def test_they_are_made_under_the_previous_policy(tiny_config: RunConfig) -> None
         assert later["policy"].metrics["reference_parity"] < 1e-5
 
 
+@pytest.mark.slow
 def test_with_reference_base_they_are_made_under_policy_0(tiny_config: RunConfig) -> None:
     tiny_config.iteration = 2
     tiny_config.train.reference = "base"

@@ -14,7 +14,7 @@ from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.config import LoraConfig
 from selfreward.engines.base import Decoding
 from selfreward.engines.hf import HFEngine
-from selfreward.errors import ModelError
+from selfreward.errors import ConfigError, ModelError
 from selfreward.models import Models, save_adapter
 from tests.unit.test_hf_engine import ignore, requests
 
@@ -245,3 +245,9 @@ def test_an_adapter_of_another_kind_is_refused(models: Models, tmp_path: Path) -
     peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[]).save_pretrained(str(tmp_path))
     with pytest.raises(ModelError, match=r"holds a .*IA3 adapter: only LoRA is supported"):
         models.policy(Adapter("one", tmp_path)).__enter__()
+
+
+def test_a_quantised_base_is_refused_where_nothing_computes_it(tiny_model: Path) -> None:
+    models = Models(tiny_model, "bfloat16", "cpu", quantization="nf4")
+    with pytest.raises(ConfigError, match=r"^train\.quantization=nf4: .* this run is on cpu; use none$"):
+        _ = models.base

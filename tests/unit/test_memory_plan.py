@@ -1,33 +1,48 @@
-"""What a run takes is known before anything loads, its work is cut to fit, and what can't fit is refused with a remedy."""
+"""What a run takes is known before anything loads, its work is cut to fit, and what can't fit is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import peft
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import DynamicCache
+from omegaconf import OmegaConf
+from transformers import AutoConfig, DynamicCache
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from selfreward.cap import CONTEXT_GIB, GIB
-from selfreward.config import RunConfig
+from selfreward.config import RunConfig, validate
 from selfreward.errors import ConfigError
+from selfreward.memory.__main__ import main
 from selfreward.memory.plan import LIBRARIES_GIB, Parts, Plan, TrainingFit
 from selfreward.memory.shapes import model_config
 from selfreward.memory.trace import Skeleton
 from selfreward.models import fresh_adapter
+from selfreward.run import KINDS
+from selfreward.stages.tools import Tools
+from tests.unit.making import tools
 
 LLAMA_8B = model_config("meta-llama/Meta-Llama-3-8B-Instruct", None)
 LLAMA_70B = model_config("meta-llama/Meta-Llama-3-70B-Instruct", None)
 SIZES = [4, 3, 2, 1]
 
+slow = pytest.mark.slow
+
 
 def tiny(**changes: Any) -> LlamaConfig:
-    shape = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    shape: dict[str, Any] = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
     return LlamaConfig(**shape | heads | changes)
 
@@ -58,11 +73,11 @@ def override(cfg: RunConfig, key: str, value: Any) -> None:
 class Remembered(Plan):
     """A plan that traces nothing twice, for properties over many limits."""
 
-    def training(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> Parts:
+    def training(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool = False) -> Parts:
         known: dict[Any, Parts] = vars(self).setdefault("known", {})
-        key = (*pairs, checkpointing)
+        key = (*pairs, checkpointing, later)
         if key not in known:
-            known[key] = super().training(pairs, checkpointing=checkpointing)
+            known[key] = super().training(pairs, checkpointing=checkpointing, later=later)
         return known[key]
 
 
@@ -72,7 +87,9 @@ def plan() -> Remembered:
 
 
 def total(plan: Plan, size: int, *, checkpointing: bool) -> int:
-    return sum(plan.training(plan.longest_batch[:size], checkpointing=checkpointing).values())
+    """Of training in micro-batches of that many of a step's four pairs."""
+    batch = plan.longest_batch[:size]
+    return sum(plan.training(batch, checkpointing=checkpointing, later=size < 4).values())
 
 
 # What it takes
@@ -113,7 +130,9 @@ def test_weights_and_adapter_are_those_of_the_real_model(tied: bool, dtype: str)
     assert fixed["adapter"] == sum(p.nbytes for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize(("config", "least", "most"), [(LLAMA_8B, 5, 6), (LLAMA_70B, 35, 40)], ids=["8B", "70B"])
+@pytest.mark.parametrize(
+    ("config", "least", "most"), [(LLAMA_8B, 5, 6), pytest.param(LLAMA_70B, 35, 40, marks=slow)], ids=["8B", "70B"]
+)
 def test_nf4_takes_about_half_a_byte_a_weight(config: Any, least: float, most: float) -> None:
     quantised, plain = (Plan(config, default(train__quantization=q), "cuda").fixed for q in ("nf4", "none"))
     assert least < quantised["weights"] / GIB < most
@@ -128,10 +147,10 @@ def test_keys_and_values_are_those_of_a_real_cache(dtype: str) -> None:
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
 
     def cache(rows: int, tokens: int) -> int:
-        filled = DynamicCache(config=config)
+        filled: Any = DynamicCache(config=config)
         with torch.inference_mode():
             model.model(input_ids=torch.ones(rows, tokens, dtype=torch.long), past_key_values=filled)
-        return sum(t.nbytes for layer in filled.layers for t in (layer.keys, layer.values) if t is not None)
+        return sum(t.nbytes for layer in filled.layers for t in (layer.keys, layer.values))
 
     answers = cache(6, 40 + 12)
     assert plan.sampling(6)["keys and values"] == answers + answers // 3  # a layer's is there twice while it grows
@@ -142,8 +161,8 @@ def test_keys_and_values_are_those_of_a_real_cache(dtype: str) -> None:
 LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 60), st.integers(1, 60))
 
 
-@pytest.mark.slow
-@settings(max_examples=8)
+@slow
+@settings(max_examples=6)
 @given(pairs=st.lists(LENGTHS, min_size=1, max_size=3), more=LENGTHS, longer=st.tuples(*[st.integers(0, 40)] * 3))
 def test_more_work_never_takes_less(
     plan: Plan, pairs: list[tuple[int, int, int]], more: tuple[int, int, int], longer: tuple[int, int, int]
@@ -216,24 +235,242 @@ def test_a_micro_batch_is_no_larger_than_helps() -> None:
     assert plan.fit_training([(40, 12, 12)] * 3).micro_batch == 3  # there are no more
 
 
-@pytest.mark.parametrize(("phase", "most", "least"), [("sampling_rows", 64, 4), ("scoring_tokens", 2048, 256)])
-def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, most: int, least: int) -> None:
-    cost = {"sampling_rows": Plan.sampling, "scoring_tokens": Plan.scoring}[phase]
+@pytest.mark.parametrize(
+    ("phase", "amounts"), [("sampling", [64, 32, 16, 8, 4]), ("scoring", [2048, 1024, 512, 256])], ids=str
+)
+def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, amounts: list[int]) -> None:
+    name = {"sampling": "sampling_rows", "scoring": "scoring_tokens"}[phase]
 
-    def chosen(limit_gb: float | None, **explicit: Any) -> int:
-        cfg = default(model__dtype="float32", **{f"memory__{key}": value for key, value in explicit.items()})
-        return getattr(Plan(tiny(), cfg, "cpu", limit_gb), phase)
+    def chosen(limit: int, explicit: int | None = None) -> int:
+        return getattr(Plan(tiny(), short(**{f"memory__{name}": explicit}), "cpu", limit / GIB), name)
 
-    def takes(amount: int) -> float:
-        return sum(cost(Plan(tiny(), default(model__dtype="float32"), "cpu"), amount).values()) / GIB
+    plan = Plan(tiny(), short(), "cpu")
+    takes = {amount: sum(getattr(plan, phase)(amount).values()) for amount in amounts}
+    for limit in takes.values():
+        assert chosen(limit) == next(amount for amount in amounts if takes[amount] <= limit)
+    most, least = amounts[0], amounts[-1]
+    with pytest.raises(ConfigError, match=f"{phase} needs"):
+        chosen(takes[least] - 1)
+    assert chosen(takes[most], explicit=most) == most
+    with pytest.raises(ConfigError, match=rf"use memory\.{name}={amounts[1]} or memory\.ram_gb="):
+        chosen(takes[most] - 1, explicit=most)
 
-    assert chosen(None) == most
-    assert chosen(takes(most)) == most
-    halved = chosen((takes(most) + takes(most // 2)) / 2 if takes(most // 2) < takes(most) else None)
-    assert halved in (most, most // 2)
-    assert takes(chosen(takes(least))) <= takes(least)
-    with pytest.raises(ConfigError, match=rf"{phase.split('_')[0]} needs"):
-        chosen(takes(least) - 1 / GIB)
-    assert chosen(takes(least), **{phase: least}) == least
-    with pytest.raises(ConfigError, match=rf"memory\.{phase}=\d+ or memory\.ram_gb="):
-        chosen(takes(most) - 1 / GIB, **{phase: most})
+
+@pytest.mark.xfail(strict=True, reason="all answers of a prompt are decoded together, however few rows are named")
+def test_no_fewer_rows_are_named_than_a_prompt_has_answers() -> None:
+    cfg = short(memory__sampling_rows=64, sampling__n=8)
+    plan = Plan(tiny(), cfg, "cpu")
+    plan.limit_gb = sum(plan.sampling(4).values()) / GIB
+    with pytest.raises(ConfigError) as caught:
+        _ = plan.sampling_rows
+    assert not re.search(r"sampling_rows=[1-7] ", caught.value.remedy)
+
+
+def test_planning_changes_no_setting() -> None:
+    cfg = short(train__quantization="nf4", train__batch_size=2)
+    before = copy.deepcopy(cfg)
+    plan = Plan(tiny(), cfg, "cuda", limit_gb=1)
+    plan.fit_training(plan.longest_batch)
+    with pytest.raises(ConfigError):
+        Plan(tiny(), cfg, "cuda", limit_gb=0.5).check()
+    assert cfg == before
+
+
+def test_the_limit_is_the_device_s() -> None:
+    assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cuda").limit_gb == 10
+    assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cpu").limit_gb == 3
+    assert Plan(tiny(), short(), "cpu").limit_gb == psutil.virtual_memory().total / GIB
+    preflights = [Plan(tiny(), short(memory__ram_gb=ram), d).preflight for d, ram in [("cuda", None), ("cpu", 3)]]
+    assert preflights == [True, True]
+    assert not Plan(tiny(), short(), "cpu").preflight
+
+
+@slow
+@pytest.mark.xfail(strict=True, raises=(AttributeError, RuntimeError), reason="only Llama-like models can be planned")
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "falcon", "mixtral", "deepseek_v3"])
+def test_every_model_has_a_plan(kind: str) -> None:
+    Plan(AutoConfig.for_model(kind), default(), "cuda", limit_gb=1e6).check()
+
+
+# What is refused
+
+
+def test_what_does_not_fit_is_refused_before_any_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny().save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    monkeypatch.setattr("selfreward.models.Models", lambda *_, **__: pytest.fail("the model was loaded"))
+    cfg = short(memory__ram_gb=0.5, engine__device="cpu", train__batch_size=1)
+    shown: list[Any] = []
+    with pytest.raises(ConfigError) as caught:
+        _ = Tools(tools().pool, tmp_path, cfg, shown.append).models
+    assert (caught.value.key, caught.value.exit_code) == ("memory.ram_gb", 2)
+    message = r"memory\.ram_gb=0\.5: training needs 0\.8 GiB; use .*memory\.ram_gb=0\.\d"
+    assert re.fullmatch(message, str(caught.value))  # a dot matches no end of a line
+    assert not shown
+
+
+@pytest.mark.xfail(strict=True, reason="it is rounded to the nearest tenth, which may be less than there is")
+def test_what_is_needed_is_said_to_be_more_than_there_is(plan: Remembered) -> None:
+    plan.limit_gb = (total(plan, 1, checkpointing=True) - 1) / GIB
+    with pytest.raises(ConfigError, match=r"training needs") as caught:
+        plan.fit_training(plan.longest_batch)
+    assert float(caught.value.remedy.split()[2]) > plan.limit_gb
+
+
+ONE_PHASE = "only the phase that failed is made to fit"
+ONE_PAIR = "the length is one at which a single pair would fit"
+UNTRIED = "nf4 is named without trying it"
+FIRST = "a micro-batch of one is tried as if it were the whole step"
+TOO_SHORT = "the length is one that `validate` refuses"
+
+
+def slowly(*case: Any) -> Any:
+    return pytest.param(*case, marks=slow)
+
+
+def known(why: str, *case: Any) -> Any:
+    return pytest.param(*case, marks=[slow, pytest.mark.xfail(strict=True, reason=why)])
+
+
+@pytest.mark.parametrize(
+    ("config", "limit", "overrides"),
+    [
+        (tiny(), 0.9, {}),
+        (LLAMA_8B, 18, {"memory__micro_batch": 4, "memory__gradient_checkpointing": False}),
+        slowly(LLAMA_8B, 48, {"memory__micro_batch": 3, "memory__gradient_checkpointing": False}),
+        slowly(LLAMA_8B, 16, {}),
+        slowly(LLAMA_70B, 80, {}),
+        slowly(LLAMA_8B, 17, {"train__max_length": 8192, "train__batch_size": 1}),
+        known(FIRST, LLAMA_70B, 42, {"train__quantization": "nf4"}),
+        known(ONE_PHASE, tiny(), 0.5, {}),
+        known(ONE_PHASE, tiny(), 0.85, {"memory__sampling_rows": 64, "memory__scoring_tokens": 4096}),
+        known(ONE_PHASE, LLAMA_8B, 24, {"memory__sampling_rows": 256, "memory__scoring_tokens": 32768}),
+        known(ONE_PAIR, tiny(), 0.9, {"train__loss": "aot"}),
+        known(ONE_PAIR, LLAMA_8B, 18, {"train__loss": "aot"}),
+        known(UNTRIED, LLAMA_8B, 8, {"memory__micro_batch": 4, "memory__gradient_checkpointing": False}),
+        known(UNTRIED, LLAMA_70B, 24, {}),
+        known(TOO_SHORT, tiny(), 0.81, {}),
+    ],
+)
+def test_every_remedy_helps(config: Any, limit: float, overrides: dict[str, Any]) -> None:
+    device, key = ("cuda", "memory__cap_gb") if limit > 2 else ("cpu", "memory__ram_gb")
+    cfg = default(**{"train__max_length": 2048 if limit > 2 else 1024, key: limit} | overrides)
+    with pytest.raises(ConfigError) as caught:
+        Plan(config, cfg, device).check()
+    assert len(str(caught.value).splitlines()) == 1
+    choices = caught.value.remedy.partition("; use ")[2].split(" or ")
+    assert f"{key.replace('__', '.')}=" in choices[-1]
+    for choice in choices:
+        mended: Any = OmegaConf.to_object(OmegaConf.merge(cfg, OmegaConf.from_dotlist(choice.split())))
+        assert mended != cfg
+        validate(mended, KINDS)
+        Plan(config, mended, device).check()
+
+
+# The command
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`python -m selfreward.memory` with these arguments: its exit code, and what it writes."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfreward.memory", *arguments])
+        try:
+            code: Any = main() or 0
+        except SystemExit as ended:
+            code = ended.code
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+def cards(text: str) -> dict[str, list[str]]:
+    """Of the table's rows for cards of some sizes: what follows the size."""
+    return {row[0]: row[1:] for row in map(str.split, text.splitlines()) if row and row[0] in {"24", "48", "64", "80"}}
+
+
+def test_on_a_cpu_the_plan_is_printed_from_the_configuration_alone(command: Command, tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    for model in ("model=smollm2-135m-embedded", f"model.name={tmp_path}"):
+        code, out, err = command(model, "engine.device=cpu", "memory.ram_gb=8")
+        assert (code, err, cards(out)) == (0, "", {})
+        assert "memory plan, GiB" in out
+        for row in ("libraries", "weights", "adapter", "gradients", "optimiser", "activations", "keys and values"):
+            assert re.search(rf"^ {row} +\d+\.\d\d", out, re.MULTILINE)
+        (sums,) = re.findall(r"^ sum (.*)", out, re.MULTILINE)
+        assert all(0.8 < float(total) < 8 for total in sums.split())
+        assert re.search(r"^ memory\.ram_gb +8\.00 +8\.00 +8\.00", out, re.MULTILINE)
+        assert "micro-batches of" in out
+
+
+@slow
+def test_for_a_gpu_it_says_what_fits_on_cards_of_several_sizes(command: Command) -> None:
+    code, out, _ = command("model.name=meta-llama/Meta-Llama-3-70B-Instruct", "train.quantization=nf4")
+    assert code == 0
+    fits = cards(out)
+    assert fits["24"][0] == "none" and "memory.cap_gb=" in out
+    cfg = default(train__quantization="nf4")
+    for size in (48, 64, 80):
+        plan = Plan(LLAMA_70B, cfg, "cuda", limit_gb=size)
+        fit = plan.fit_training(plan.longest_batch)
+        checkpointing = "yes" if fit.gradient_checkpointing else "no"
+        expected = [str(fit.micro_batch), checkpointing, f"{fit.total / GIB:.1f}", str(plan.sampling_rows)]
+        assert fits[str(size)] == [*expected, f"{plan.scoring_tokens:,}"]
+
+
+@pytest.fixture(scope="module")
+def llama_8b() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selfreward.memory", "model=llama3-8b", "train.max_length=2048"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+
+@slow
+def test_it_can_be_called_by_its_name(llama_8b: subprocess.CompletedProcess[str]) -> None:
+    sums = {size: float(row[2]) for size, row in cards(llama_8b.stdout).items()}
+    assert [*sums] == ["24", "48", "64", "80"]
+    assert all(15 < total < int(size) for size, total in sums.items())
+    assert "meta-llama/Meta-Llama-3-8B-Instruct, bfloat16\n" in llama_8b.stdout
+
+
+@slow
+def test_a_person_sees_no_warning_of_a_library(llama_8b: subprocess.CompletedProcess[str]) -> None:
+    assert llama_8b.stderr == ""
+
+
+UNCHECKED = pytest.mark.xfail(strict=True, reason="the command does not validate its settings")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("model.name=/nowhere", "model.name=/nowhere: no configuration of it was found .*; name a folder"),
+        ("model.name=nobody/nothing", "model.name=nobody/nothing: no configuration of it was found .*; name a folder"),
+        ("memory.cap_gp=3", r"memory.cap_gp=...: there is no such key; did you mean memory.cap_gb\?"),
+        ("model=nothing", "In 'config': Could not find 'model/nothing' .*llama3-8b"),
+        (
+            "memory.ram_gb=0.5 sampling.max_prompt_tokens=64 train.max_length=160 train.batch_size=1",
+            r"memory.ram_gb=0.5: training needs 1.\d GiB; use memory.ram_gb=1.\d$",
+        ),
+        pytest.param("sampling.n=0", "sampling.n=0: use a number of at least 2", marks=UNCHECKED),
+        pytest.param("train.loss=sigmund", "train.loss=sigmund: use one of sigmoid", marks=UNCHECKED),
+        pytest.param("train.max_length=10", "train.max_length=10: .*set it to 608 or more", marks=UNCHECKED),
+        pytest.param("+nothing=1", "nothing=...: there is no such key", marks=UNCHECKED),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(command: Command, arguments: str, message: str) -> None:
+    code, _, err = command("engine.device=cpu", *arguments.split())
+    assert code == 2
+    assert re.match(f"error: {message}", err)
+    assert len(err.splitlines()) == 1

@@ -63,9 +63,22 @@ def llama(layers: int = 7, **changes: Any) -> LlamaConfig:
     return LlamaConfig(**SMALL | {"num_hidden_layers": layers, "tie_word_embeddings": True} | changes)
 
 
-def traced(config: Any, pairs: Pairs, *, dtype: str = "float32", checkpointing: bool = False, **lora: Any) -> int:
+TRL_S_HEAD = pytest.mark.xfail(
+    strict=True, reason="trl's own head works in chunks of its own size, which is not traced"
+)
+
+
+def traced(
+    config: Any,
+    pairs: Pairs,
+    *,
+    dtype: str = "float32",
+    checkpointing: bool = False,
+    later: bool = False,
+    **lora: Any,
+) -> int:
     skeleton = Skeleton(config, dtype, fresh_adapter(LoraConfig(**lora)), eager=True)
-    return skeleton.training_bytes(pairs, checkpointing=checkpointing)
+    return skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
 
 
 # A real step, and what it keeps
@@ -76,21 +89,23 @@ class Living(TorchDispatchMode):
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
-        self._known = [StorageWeakRef(tensor.untyped_storage()) for tensor in known]
+        self._known = {reference.cdata: reference for reference in map(_reference, known)}
         self._living: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                reference = StorageWeakRef(tensor.untyped_storage())
+        for tensor in [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]:
+            reference = _reference(tensor)
+            if reference.cdata not in self._known and reference.cdata not in self._living:
+                self._living = {key: kept for key, kept in self._living.items() if not kept[0].expired()}
                 self._living[reference.cdata] = reference, tensor.untyped_storage().nbytes()
-        for known in self._known:
-            self._living.pop(known.cdata, None)
-        self._living = {key: kept for key, kept in self._living.items() if not kept[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._living.values()))
+                self.peak = max(self.peak, sum(size for _, size in self._living.values()))
         return made
+
+
+def _reference(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
 
 
 def real_step(
@@ -207,11 +222,18 @@ def test_it_holds_for_other_adapters(lora: dict[str, Any], checkpointing: bool) 
     assert traced(llama(), ONE, checkpointing=checkpointing, **lora) == pytest.approx(real, rel=WITHIN)
 
 
+UNPACKED = pytest.mark.xfail(strict=True, reason="transformers asks for a mask's values, which shapes don't have")
+
+
 @slow
-@pytest.mark.xfail(strict=True, reason="the trace packs pairs and hides no keys even where `can_pack` refuses to")
+@UNPACKED
 @pytest.mark.parametrize(
     "config",
-    [Gemma2Config(**SMALL, head_dim=16), Gemma3TextConfig(**SMALL, head_dim=16), MistralConfig(**SMALL)],
+    [
+        pytest.param(Gemma2Config(**SMALL, head_dim=16), marks=TRL_S_HEAD),
+        Gemma3TextConfig(**SMALL, head_dim=16),
+        MistralConfig(**SMALL),
+    ],
     ids=["soft caps", "mixed layer types", "sliding window"],
 )
 def test_it_holds_for_models_that_can_not_be_packed(config: Any) -> None:
@@ -255,7 +277,6 @@ def test_the_gradients_of_all_adapter_parameters_are(checkpointing: bool) -> Non
 
 
 @slow
-@pytest.mark.xfail(strict=True, reason="the line through 2 and 4 layers misses a peak that only deep models have")
 def test_they_are_in_a_deep_model_whose_head_is_the_peak_of_a_shallow_one() -> None:
     deep = llama(40, vocab_size=20_000)
     skeleton = Skeleton(deep, "bfloat16", fresh_adapter(LoraConfig(r=64)), eager=True)
@@ -299,25 +320,22 @@ def by_trl(tiny_model: Path, tmp_path: Path) -> Callable[..., int]:
     return run
 
 
-@pytest.mark.parametrize(
-    "micro_batch",
-    [2, pytest.param(1, marks=pytest.mark.xfail(strict=True, reason="a later one finds the gradients of the first"))],
-)
+@pytest.mark.parametrize("micro_batch", [2, 1])
 def test_it_is_what_trl_s_own_step_keeps(by_trl: Callable[..., int], tiny_model: Path, micro_batch: int) -> None:
+    """A later micro-batch finds the gradients of the first."""
     lengths: Pairs = [(60, 40, 40)] * 2
-    config = LlamaConfig.from_pretrained(tiny_model)
-    real = by_trl(lengths, micro_batch)
-    assert traced(config, lengths[:micro_batch]) == pytest.approx(real, rel=WITHIN)
+    skeleton = Skeleton(LlamaConfig.from_pretrained(tiny_model), "float32", fresh_adapter(LoraConfig()), eager=True)
+    found = skeleton.training_bytes(lengths[:micro_batch], checkpointing=False, later=micro_batch < 2)
+    assert found == pytest.approx(by_trl(lengths, micro_batch), rel=WITHIN)
 
 
 @slow
-@pytest.mark.xfail(strict=True, reason="the plan takes no notice of cfg.speed")
 @pytest.mark.parametrize(
     "speed",
     [
         SpeedConfig(fused_adapter=False),
-        SpeedConfig(share_prompt=False),
-        SpeedConfig(share_prompt=False, completion_head=False),
+        pytest.param(SpeedConfig(share_prompt=False), marks=UNPACKED),
+        pytest.param(SpeedConfig(share_prompt=False, completion_head=False), marks=UNPACKED),
     ],
     ids=["peft's adapters", "prompts twice", "all logits"],
 )

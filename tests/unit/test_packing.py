@@ -140,12 +140,6 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MIXING_BY_OTHER_MEANS = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="can_pack does not look at layer_types: segments of a row leak"
-)
-VALUES_NARROWER_THAN_KEYS = pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="_eager takes the values to be as wide as the queries"
-)
 LATENT = {
     "q_lora_rank": 16,
     "kv_lora_rank": 8,
@@ -171,12 +165,12 @@ LATENT = {
         ("GPTNeoX", {}, True),
         ("OPT", {"ffn_dim": 64, "word_embed_proj_dim": 32}, True),
         ("Mixtral", {"num_local_experts": 4}, True),
-        pytest.param("DeepseekV3", LATENT, True, marks=VALUES_NARROWER_THAN_KEYS),
+        ("DeepseekV3", LATENT, True),
         ("Mistral", {"sliding_window": 4}, False),
         ("Gemma2", {"head_dim": 8}, False),
         ("StableLm", {}, False),
-        pytest.param("Lfm2", {"layer_types": ["conv", "full_attention"] * 2}, False, marks=MIXING_BY_OTHER_MEANS),
-        pytest.param("MiniMax", {"num_local_experts": 2, "head_dim": 8}, False, marks=MIXING_BY_OTHER_MEANS),
+        ("Lfm2", {"layer_types": ["conv", "full_attention"] * 2}, False),
+        ("MiniMax", {"num_local_experts": 2, "head_dim": 8}, False),
     ],
 )
 def test_pairs_are_packed_for_models_to_which_it_makes_no_difference(
