@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from selfreward.config import RunConfig
+from selfreward.explain import check_keys
 from selfreward.store.identity import digest
 
 _HERE = Path(__file__).resolve().parent
@@ -28,6 +29,8 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", overrides=list(overrides))
+    given: Any = OmegaConf.to_container(composed, resolve=True)
+    check_keys(given)
     settings: Any = OmegaConf.to_object(composed)
     return settings
 

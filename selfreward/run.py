@@ -19,12 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from selfreward import model_files
 from selfreward.cap import MemoryMeter
 from selfreward.compose import CONF, register
-from selfreward.config import RunConfig, artifacts_dir, check_folders, validate
-from selfreward.engines import ENGINES
+from selfreward.config import RunConfig, artifacts_dir, check_folders
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
-from selfreward.judges import JUDGES
+from selfreward.kinds import check_settings
 from selfreward.loop import loop
-from selfreward.pairing import PAIRINGS
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
@@ -32,15 +30,7 @@ from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.run_folder import held, is_linked, link, write_settings
-from selfreward.training.losses import LOSSES, check_loss
 
-KINDS = {
-    "prompts.kind": SOURCES,
-    "judge.kind": JUDGES,
-    "pairs.kind": PAIRINGS,
-    "engine.kind": ENGINES,
-    "train.loss": LOSSES,
-}
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
 
 register()
@@ -82,8 +72,7 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     Returns its win rate over policy 0, for sweepers that look for the best settings.
     """
     _quieten()
-    validate(cfg, KINDS)
-    check_loss(cfg.train, cfg.memory)
+    check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
     check_folders(cfg)

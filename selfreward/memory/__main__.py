@@ -15,6 +15,7 @@ from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError
 from selfreward.explain import MISTAKES, exit_code, explain
+from selfreward.kinds import check_settings
 from selfreward.memory.plan import Plan
 from selfreward.memory.shapes import model_config
 from selfreward.memory.table import plan_table
@@ -28,6 +29,7 @@ def main() -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     try:
         cfg = compose_run(sys.argv[1:])
+        check_settings(cfg)
         config = model_config(cfg.model.name, cfg.model.revision)
         console.print(f"{cfg.model.name}, {cfg.model.dtype}" + (", nf4" if cfg.train.quantization == "nf4" else ""))
         if cfg.engine.device != "cpu":

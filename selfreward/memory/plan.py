@@ -5,6 +5,8 @@ The plan never changes what is made: not the batch of a step, not the longest te
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,7 @@ NF4_BYTES = 0.516
 """Bytes a weight in NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314, section 3: 4.127 bits)."""
 
 _STEP_TOKENS = {"cpu": 1024, "cuda": 16384}  # a micro-batch of more is no faster
+_LEAST_SCORED = 256  # tokens
 _SAMPLING_ROWS = {"cpu": 64, "cuda": 256}
 _SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}  # on a CPU, larger batches fall out of its caches
 
@@ -56,15 +59,22 @@ class Plan:
         device: `cpu`, `cuda` or `mps`.
         limit_gb: GiB that may be taken; by default `memory.cap_gb` on CUDA, else `memory.ram_gb` or what there is.
 
+        like: a plan for the same model and adapter, whose tracing is used again; a refusal then gives no advice.
+
     Raises `ConfigError` for what does not fit, with the nearest setting that would.
     """
 
-    def __init__(self, config: Any, cfg: RunConfig, device: str, limit_gb: float | None = None) -> None:
+    def __init__(
+        self, config: Any, cfg: RunConfig, device: str, limit_gb: float | None = None, like: Plan | None = None
+    ) -> None:
+        self._advises = like is None
+        self._config = config
         self._cfg = cfg
         self._text = config.get_text_config()
         self._kind = "cuda" if device == "cuda" else "cpu"
-        self._skeleton = Skeleton(
-            config, cfg.model.dtype, fresh_adapter(cfg.train.lora), eager=self._kind == "cpu", speed=cfg.speed
+        adapter, eager = fresh_adapter(cfg.train.lora), self._kind == "cpu"
+        self._skeleton = (
+            like._skeleton if like else Skeleton(config, cfg.model.dtype, adapter, eager=eager, speed=cfg.speed)
         )
         self.limit_key = "memory.cap_gb" if self._kind == "cuda" else "memory.ram_gb"
         self.limit_gb = limit_gb or self._default_limit()
@@ -109,7 +119,7 @@ class Plan:
                 )
                 if self._holds(fits[-1].total):
                     return fits[-1]
-        raise self._refusal("training", min(fits, key=lambda fit: fit.total).total, self._training_remedies())
+        raise self._refusal("training", min(fits, key=lambda fit: fit.total).total)
 
     @cached_property
     def sampling_rows(self) -> int:
@@ -121,7 +131,7 @@ class Plan:
     def scoring_tokens(self) -> int:
         """Tokens in one scoring batch, padding included."""
         wanted = self._cfg.memory.scoring_tokens
-        return self._largest("scoring", wanted, _SCORING_TOKENS[self._kind], 256, self.scoring)
+        return self._largest("scoring", wanted, _SCORING_TOKENS[self._kind], _LEAST_SCORED, self.scoring)
 
     # What it takes
 
@@ -135,7 +145,10 @@ class Plan:
     def training(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool = False) -> Parts:
         """One micro-batch of these pairs; a `later` one finds the gradients of those before it."""
         gradients = 4 * self._skeleton.adapter_parameters
-        moving = self._skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
+        try:
+            moving = self._skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
+        except (RuntimeError, NotImplementedError):  # a model whose way depends on its data, as with routed experts
+            moving = self._estimate(pairs, checkpointing=checkpointing) + gradients
         head = self._head_bytes(sum(chosen + rejected for _, chosen, rejected in pairs))
         return self.fixed | {
             "gradients": gradients,
@@ -193,9 +206,21 @@ class Plan:
 
     def _forward_bytes(self, tokens: int, scores: int) -> int:
         """A layer's tensors without gradients: states in and out, the feed-forward's three, the scores of attention."""
-        layer = tokens * (6 * self._text.hidden_size + 3 * self._text.intermediate_size) * self._number_bytes
+        layer = tokens * (6 * self._text.hidden_size + 3 * self._intermediate) * self._number_bytes
         kept = scores * self._text.num_attention_heads * (2 * self._number_bytes + 4) if self._kind == "cpu" else 0
         return layer + kept
+
+    def _estimate(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool) -> int:
+        """What a layer keeps for its backward pass, roughly: sixteen states a token and four of the feed-forward's."""
+        tokens = sum(map(sum, pairs))
+        layer = tokens * (16 * self._text.hidden_size + 4 * self._intermediate) * self._number_bytes
+        layers = self._text.num_hidden_layers
+        states = layers * tokens * self._text.hidden_size * self._number_bytes
+        return states + layer if checkpointing else layers * layer
+
+    @property
+    def _intermediate(self) -> int:
+        return getattr(self._text, "intermediate_size", None) or 4 * self._text.hidden_size
 
     def _head_bytes(self, tokens: int) -> int:
         rows = min(max(CHUNK_BYTES // (4 * self._text.vocab_size), 1), tokens)
@@ -216,34 +241,59 @@ class Plan:
         return total <= self.limit_gb * GIB
 
     def _largest(self, phase: str, wanted: int | None, most: int, least: int, cost: Callable[[int], Parts]) -> int:
-        size = wanted or max(most, least)
-        while not self._holds(sum(cost(size).values())):
-            if wanted or size // 2 < least:
-                key = {"sampling": "memory.sampling_rows", "scoring": "memory.scoring_tokens"}[phase]
-                smaller = next((n for n in _halves(size) if self._holds(sum(cost(n).values()))), None)
-                remedies = [f"{key}={smaller}"] if smaller else []
-                raise self._refusal(phase, sum(cost(size).values()), remedies)
-            size //= 2
-        return size
+        for size in [wanted] if wanted else [n for n in (most, *_halves(most)) if n > least] + [least]:
+            if self._holds(sum(cost(size).values())):
+                return size
+        raise self._refusal(phase, sum(cost(wanted or least).values()))
 
-    def _training_remedies(self) -> list[str]:
-        """The nearest settings under which training fits."""
-        single = self.training(self.longest_batch[:1], checkpointing=True)
-        if self._holds(sum(single.values())) and not LOSSES[self._cfg.train.loss].couples_pairs:
-            return ["memory.micro_batch=1 memory.gradient_checkpointing=true"]
-        new = self._cfg.sampling.max_new_tokens
-        shorter = range(self._cfg.train.max_length - 128, new + 64, -128)
-        for length in shorter:
-            if self._holds(sum(self.training([(length - new, new, new)], checkpointing=True).values())):
-                return [f"train.max_length={length}"]
-        return ["train.quantization=nf4"] if self._kind == "cuda" and self._cfg.train.quantization == "none" else []
+    def _refusal(self, phase: str, needed: int) -> ConfigError:
+        shown = f"{self.limit_gb:.4g}"
+        if not self._advises:
+            return ConfigError(self.limit_key, shown, f"{phase} needs {_tenth_up(needed):g} GiB")
+        choices = " or ".join([*self._remedies(), f"{self.limit_key}={self._enough():g}"])
+        return ConfigError(self.limit_key, shown, f"{phase} needs {_tenth_up(needed):g} GiB; use {choices}")
 
-    def _refusal(self, phase: str, needed: int, remedies: Sequence[str]) -> ConfigError:
-        enough = -(-needed * 10 // GIB) / 10
-        choices = " or ".join([*remedies, f"{self.limit_key}={enough:g}"])
-        return ConfigError(
-            self.limit_key, f"{self.limit_gb:.4g}", f"{phase} needs {needed / GIB:.1f} GiB; use {choices}"
-        )
+    def _remedies(self) -> list[str]:
+        """The nearest settings under which the whole run fits: each was tried."""
+        memory, train, sampling = self._cfg.memory, self._cfg.train, self._cfg.sampling
+        attempts: list[dict[str, Any]] = []
+        if memory.sampling_rows:
+            attempts += [{"memory.sampling_rows": n} for n in _halves(memory.sampling_rows) if n >= sampling.n]
+        if memory.scoring_tokens:
+            attempts += [{"memory.scoring_tokens": n} for n in _halves(memory.scoring_tokens)]
+        if not LOSSES[train.loss].couples_pairs:
+            attempts.append({"memory.micro_batch": 1, "memory.gradient_checkpointing": True})
+        shortest = sampling.max_prompt_tokens + sampling.max_new_tokens
+        lengths = sorted({max(train.max_length * part // 8, shortest) for part in range(1, 8)}, reverse=True)
+        attempts += [{"train.max_length": length} for length in lengths if length < train.max_length]
+        if self._kind == "cuda" and train.quantization == "none":
+            attempts.append({"train.quantization": "nf4"})
+        for attempt in attempts:
+            changed = copy.deepcopy(self._cfg)
+            for key, value in attempt.items():
+                group, name = key.split(".")
+                setattr(getattr(changed, group), name, value)
+            try:
+                Plan(self._config, changed, self._kind, self.limit_gb, like=self).check()
+            except ConfigError:
+                continue
+            return [" ".join(f"{key}={str(value).lower()}" for key, value in attempt.items())]
+        return []
+
+    def _enough(self) -> float:
+        """GiB, to the tenth above, under which the whole run fits as it is set."""
+        memory, batch = self._cfg.memory, self.longest_batch
+        size = len(batch) if LOSSES[self._cfg.train.loss].couples_pairs else memory.micro_batch or 1
+        ways = [True, False] if memory.gradient_checkpointing is None else [memory.gradient_checkpointing]
+        later = size < len(batch)
+        training = min(sum(self.training(batch[:size], checkpointing=way, later=later).values()) for way in ways)
+        sampling = sum(self.sampling(memory.sampling_rows or self._cfg.sampling.n).values())
+        scoring = sum(self.scoring(memory.scoring_tokens or _LEAST_SCORED).values())
+        return _tenth_up(max(training, sampling, scoring))
+
+
+def _tenth_up(amount: int) -> float:
+    return math.ceil(amount / GIB * 10 + 1e-9) / 10
 
 
 def _halves(size: int) -> list[int]:

@@ -45,6 +45,7 @@ class Skeleton:
     ) -> None:
         self._speed = speed or SpeedConfig()
         self._eager = eager
+        self._known: dict[tuple[tuple[tuple[int, int, int], ...], bool, bool], int] = {}
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._lora = lora
         self.config = config
@@ -57,6 +58,12 @@ class Skeleton:
 
         A `later` micro-batch of a step finds the gradients of those before it.
         """
+        key = (tuple(pairs), checkpointing, later)
+        if key not in self._known:
+            self._known[key] = self._traced(pairs, checkpointing=checkpointing, later=later)
+        return self._known[key]
+
+    def _traced(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool) -> int:
         shallow, deep = (self._peak(layers, pairs, checkpointing=checkpointing, later=later) for layers in _LAYERS)
         more = self.config.get_text_config().num_hidden_layers - _LAYERS[0]
         line = shallow + (deep - shallow) * more // (_LAYERS[1] - _LAYERS[0])

@@ -8,9 +8,8 @@ import pytest
 from hydra.errors import HydraException
 
 from selfreward.compose import CONF, compose_run
-from selfreward.config import RunConfig, validate
-from selfreward.run import KINDS
-from selfreward.training.losses import check_loss
+from selfreward.config import RunConfig
+from selfreward.kinds import check_settings
 
 CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 GROUPS = {
@@ -32,8 +31,7 @@ GROUPS = {
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None:
     cfg = compose_run([f"{path.parent.name}={path.stem}", f"output_dir={tmp_path}/run"])
-    validate(cfg, KINDS)
-    check_loss(cfg.train, cfg.memory)
+    check_settings(cfg)
 
 
 def test_there_is_a_folder_for_each_group() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from selfreward.config import PromptsConfig, RunConfig, artifacts_dir, check_folders, validate
 from selfreward.errors import ConfigError
-from selfreward.run import KINDS
+from selfreward.kinds import KINDS
 
 
 @pytest.fixture

@@ -63,9 +63,7 @@ def llama(layers: int = 7, **changes: Any) -> LlamaConfig:
     return LlamaConfig(**SMALL | {"num_hidden_layers": layers, "tie_word_embeddings": True} | changes)
 
 
-TRL_S_HEAD = pytest.mark.xfail(
-    strict=True, reason="trl's own head works in chunks of its own size, which is not traced"
-)
+TRL_S_HEAD = pytest.mark.xfail(strict=True, reason="trl's own head has chunks of its own size, not traced")
 
 
 def traced(
@@ -222,11 +220,7 @@ def test_it_holds_for_other_adapters(lora: dict[str, Any], checkpointing: bool) 
     assert traced(llama(), ONE, checkpointing=checkpointing, **lora) == pytest.approx(real, rel=WITHIN)
 
 
-UNPACKED = pytest.mark.xfail(strict=True, reason="transformers asks for a mask's values, which shapes don't have")
-
-
 @slow
-@UNPACKED
 @pytest.mark.parametrize(
     "config",
     [
@@ -334,8 +328,8 @@ def test_it_is_what_trl_s_own_step_keeps(by_trl: Callable[..., int], tiny_model:
     "speed",
     [
         SpeedConfig(fused_adapter=False),
-        pytest.param(SpeedConfig(share_prompt=False), marks=UNPACKED),
-        pytest.param(SpeedConfig(share_prompt=False, completion_head=False), marks=UNPACKED),
+        SpeedConfig(share_prompt=False),
+        pytest.param(SpeedConfig(share_prompt=False, completion_head=False), marks=TRL_S_HEAD),
     ],
     ids=["peft's adapters", "prompts twice", "all logits"],
 )

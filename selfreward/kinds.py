@@ -1,0 +1,26 @@
+"""What may stand where a setting names a kind, and the check of a whole configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from selfreward.config import RunConfig, validate
+from selfreward.engines import ENGINES
+from selfreward.judges import JUDGES
+from selfreward.pairing import PAIRINGS
+from selfreward.sources import SOURCES
+from selfreward.training.losses import LOSSES, check_loss
+
+KINDS: Mapping[str, Mapping[str, object]] = {
+    "prompts.kind": SOURCES,
+    "judge.kind": JUDGES,
+    "pairs.kind": PAIRINGS,
+    "engine.kind": ENGINES,
+    "train.loss": LOSSES,
+}
+
+
+def check_settings(cfg: RunConfig) -> None:
+    """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
+    validate(cfg, KINDS)
+    check_loss(cfg.train, cfg.memory)
