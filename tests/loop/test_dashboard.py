@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,12 @@ def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tm
         dashboard.log(number, iteration)
     dashboard.finish()
     assert said == []
-    (history,) = [path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")]
-    for name in summary(iterations[1]):
-        assert name.encode() in history
-    assert b"candidates/examples" in history and b"steps/loss" in history
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    names = {*summary(iterations[1]), "candidates/examples", "steps/loss"}
+    patience = time.monotonic() + 30
+    while missing := {name for name in names if name.encode() not in file.read_bytes()}:
+        assert time.monotonic() < patience, missing
+        time.sleep(0.1)  # W&B's service may still be writing when the run has finished
 
 
 @pytest.mark.slow
