@@ -76,7 +76,7 @@ CUDA = torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB."
         pytest.param(2, RuntimeError(ON_CPU), id="PyTorch on a CPU", marks=pytest.mark.slow),
         pytest.param(2, OutOfMemoryError("memory.ram_gb=2: the process holds 2.50 GiB"), id="our check"),
         pytest.param(2, MemoryError("Unable to allocate 2.00 GiB"), id="the system", marks=pytest.mark.slow),
-        pytest.param(2, MemoryError(), id="the system, without a word"),
+        pytest.param(2, MemoryError(), id="the system, without a word", marks=pytest.mark.slow),
     ],
 )
 def test_a_step_that_runs_out_is_taken_again_with_half_as_many_pairs_at_a_time(
@@ -92,7 +92,7 @@ def test_a_step_that_runs_out_is_taken_again_with_half_as_many_pairs_at_a_time(
     assert_equal_to_rounding(found, roomy)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_what_ran_out_in_the_first_step_is_to_the_last_bit_what_began_with_fewer_pairs(
     tiny_model: Path, tmp_path: Path, runs_out: RunsOut, dropout: float
 ) -> None:

@@ -22,7 +22,7 @@ from tests.training import (
 )
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_what_is_learned_is_the_same_with_and_without_it(tiny_model: Path, tmp_path: Path, dropout: float) -> None:
     """The curves, the adapter and the tokens counted, to the last bit; dropout draws the same random numbers."""
     train_settings = train_config("hinge", lora=LoraConfig(r=4, alpha=8, dropout=dropout))
