@@ -71,5 +71,5 @@ class _LoraLinear(torch.autograd.Function):
             x_gradient = (y_NO @ weight_OI).addmm_(low_gradient_NR, a_RI.to(y_NO.dtype))
             x_gradient = x_gradient.view(*gradient.shape[:-1], -1)
         a_gradient_RI = (low_gradient_NR.T @ x_NI).to(a_RI.dtype)
-        b_gradient_OR = (y_NO.T @ low_NR).to(b_OR.dtype).mul_(ctx.scale)
+        b_gradient_OR = (low_NR.T @ y_NO).T.to(b_OR.dtype).mul_(ctx.scale)  # this way round is faster on a CPU
         return x_gradient, None, None, a_gradient_RI, b_gradient_OR, None

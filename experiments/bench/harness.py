@@ -11,6 +11,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 
 def machine() -> str:
@@ -32,6 +33,24 @@ def timed(action: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def timed_training(trainer: Any) -> float:
+    """Seconds from a trainer's first step to its last, without what it sets up once however long it trains."""
+    clock = _Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    return clock.seconds
+
+
+class _Clock(TrainerCallback):
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self._began
 
 
 def report(case: str, ours: Sequence[float], baseline: Sequence[float], unit: str, **more: Any) -> None:

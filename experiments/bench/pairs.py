@@ -1,6 +1,7 @@
 """The pairs that the benchmarks train on: real prompts, two sampled answers each, scored by the model itself.
 
-They are made once, by the project's own stages, and kept with the other artifacts.
+They are made once, by the project's own stages, and kept with the other artifacts. The prompts are what people asked
+(OASST2) where the development data is at hand, and the built-in ones elsewhere.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from selfreward.store import Store
 
 ARTIFACTS = Path("outputs/bench")
 COUNT = 64
+PEOPLE_ASKED = Path("../shared/data/ift_oasst2_rank0.jsonl")
 
 
 def settings() -> RunConfig:
-    """The settings of `make run`, but for two candidates a prompt and enough prompts for 64 pairs."""
-    return compose_run([f"prompts.per_iteration={COUNT + 16}", "sampling.n=2", f"artifacts_dir={ARTIFACTS}"])
+    """The settings of `make run`, but for the prompts, two candidates each, and enough of them for 64 pairs."""
+    prompts = ["prompts=file", f"prompts.path={PEOPLE_ASKED}"] if PEOPLE_ASKED.exists() else []
+    return compose_run([*prompts, f"prompts.per_iteration={COUNT + 16}", "sampling.n=2", f"artifacts_dir={ARTIFACTS}"])
 
 
 def real_pairs(cfg: RunConfig) -> list[PreferencePair]:

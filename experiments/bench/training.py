@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it h
 import large_model
 import torch
 from baseline import Choice, plain_trainer
-from harness import report, timed
+from harness import report, timed, timed_training
 from pairs import real_pairs, settings
 
 from selfreward import model_files
@@ -28,10 +28,10 @@ from selfreward.training.dpo import Settings, make_trainer
 from selfreward.training.forward import fast_forward
 from selfreward.training.reference import compute_references
 
-BLOCK = 8  # pairs in one timed run: two steps
+BLOCK = 8  # pairs in one timed run: two steps, one for trl's default batch
 MICRO_BATCH = 4
 SCORING_TOKENS = 2048
-DEFAULTS = Choice()
+DEFAULTS = Choice(micro_batch=8)
 CHOICES = [
     Choice("eager", 4, autocast=False, checkpointing=False),
     Choice("eager", 4, autocast=True, checkpointing=False),
@@ -76,12 +76,14 @@ def small_model(blocks: int) -> None:
     report("the same, and our references computed too", with_references, plain, "8 pairs", **tokens)
 
     mine, plain = [], []
+    cfg.train.batch_size = DEFAULTS.micro_batch
     for part, (_, given) in list(zip(parts, references, strict=True))[:5]:
         mine.append(train_ours(ours, part, given, cfg)[0])
         plain.append(train_plain(exact, part, cfg.train, DEFAULTS)[0])
-    tokens = token_rates(parts, mine, plain)
-    report("bfloat16, trl's defaults (float32 weights)", mine, plain, "8 pairs", **tokens)
+    tokens = token_rates(parts[:5], mine, plain)
+    report("bfloat16, trl's defaults (float32 weights)", mine, plain, "8 pairs", against=str(DEFAULTS), **tokens)
 
+    cfg.train.batch_size = 4
     _, given = timed_references(exact, pairs, cfg)
     seconds, losses = train_ours(exact, pairs, given, cfg)
     theirs_s, expected = train_plain(exact, pairs, cfg.train, Choice("eager", 4, autocast=False, checkpointing=False))
@@ -99,7 +101,7 @@ def train_ours(
     with tempfile.TemporaryDirectory() as folder, models.trainable(None, cfg.train.lora, 0) as model:
         trainer = make_trainer(model, models.chat.tokenizer, pairs, references, how, 0, Path(folder))
         with fast_forward(model.get_base_model(), cfg.speed):
-            return timed(trainer.train), losses(trainer)
+            return timed_training(trainer), losses(trainer)
 
 
 def train_plain(
@@ -108,7 +110,7 @@ def train_plain(
     """Seconds and losses of one epoch of plain trl."""
     trainer = plain_trainer(models.base, models.chat.tokenizer, pairs, train, choice)
     try:
-        return timed(trainer.train), losses(trainer)
+        return timed_training(trainer), losses(trainer)
     finally:
         model: Any = trainer.model
         model.unload()

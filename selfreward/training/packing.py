@@ -65,26 +65,56 @@ def packed_attention(kernel: Any) -> Any:
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         assert packing is not None, "this attention is for packed pairs alone"
-        query_AND, key_KND, value_KND = query_1AND[0], key_1KND[0], value_1KND[0]
+        # Split once, so that the backward pass joins the parts: of a slice it would make a row of zeros to add up.
+        sizes = [size for pair in packing.bounds for size in (pair[1] - pair[0], pair[2] - pair[1], pair[3] - pair[2])]
+        prompt_and_chosen = [size for pair in packing.bounds for size in (pair[2] - pair[0], pair[3] - pair[2])]
+        queries = query_1AND[0].split(prompt_and_chosen, 1)
+        keys, values = key_1KND[0].split(sizes, 1), value_1KND[0].split(sizes, 1)
         outputs: list[Tensor] = []
-        for start, prompt_end, chosen_end, end in packing.bounds:
-            first, last = slice(start, chosen_end), slice(chosen_end, end)
-            outputs.append(kernel(query_AND[:, first], key_KND[:, first], value_KND[:, first], scaling))
-            keys, values = (torch.cat([both[:, start:prompt_end], both[:, last]], 1) for both in (key_KND, value_KND))
-            outputs.append(kernel(query_AND[:, last], keys, values, scaling))
+        for i in range(len(packing.bounds)):
+            for answer in (1, 2):
+                seen = [torch.cat([parts[3 * i], parts[3 * i + answer]], 1) for parts in (keys, values)]
+                outputs.append(kernel(queries[2 * i + answer - 1], *seen, scaling))
         return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous(), None
 
     return attend
 
 
 def _eager(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float | None) -> Tensor:
-    """Attention as matrix products; the queries are the last N of the M places. A key's heads share one product."""
-    (heads, n, d), (groups, m, _) = query_AND.shape, key_KMD.shape
-    scale = d**-0.5 if scaling is None else scaling
-    scores_ANM = (query_AND.reshape(groups, -1, d) @ key_KMD.transpose(1, 2)).view(heads, n, m) * scale
-    unseen_NM = torch.ones(n, m, dtype=torch.bool, device=query_AND.device).triu_(m - n + 1)
-    weights_ANM = scores_ANM.masked_fill_(unseen_NM, float("-inf")).softmax(-1, dtype=torch.float32)
-    return (weights_ANM.to(value_KMD.dtype).view(groups, -1, m) @ value_KMD).view(heads, n, -1)
+    """Attention as matrix products; the queries are the last N of the M places."""
+    scale = query_AND.shape[-1] ** -0.5 if scaling is None else scaling
+    return _EagerAttention.apply(query_AND, key_KMD, value_KMD, scale)
+
+
+class _EagerAttention(torch.autograd.Function):
+    """A key's heads share one product; of the scores only the weights are kept, in the model's dtype.
+
+    Values may be of another size (E) than queries and keys (D).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query_AND: Tensor, key_GMD: Tensor, value_GME: Tensor, scale: float) -> Tensor:
+        (heads, n, d), (groups, m, _) = query_AND.shape, key_GMD.shape
+        query_GQD = query_AND.reshape(groups, -1, d)
+        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).float().mul_(scale).view(heads, n, m)
+        unseen_NM = torch.full((n, m), float("-inf"), device=query_AND.device).triu_(m - n + 1)
+        weights_GQM = scores_AND.add_(unseen_NM).softmax(-1).to(value_GME.dtype).view(groups, -1, m)
+        ctx.save_for_backward(query_GQD, key_GMD, value_GME, weights_GQM)
+        ctx.scale = scale
+        return (weights_GQM @ value_GME).view(heads, n, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query_GQD, key_GMD, value_GME, weights_GQM = ctx.saved_tensors
+        (heads, n, _), groups = gradients[0].shape, len(key_GMD)
+        gradient_GQE = gradients[0].reshape(groups, -1, value_GME.shape[-1])
+        value_gradient_GME = weights_GQM.transpose(1, 2) @ gradient_GQE
+        through_GQM = gradient_GQE @ value_GME.transpose(1, 2)
+        scores_GQM = torch.ops.aten._softmax_backward_data(through_GQM, weights_GQM, -1, weights_GQM.dtype).mul_(
+            ctx.scale
+        )
+        query_gradient_AND = (scores_GQM @ key_GMD).view(heads, n, -1)
+        return query_gradient_AND, scores_GQM.transpose(1, 2) @ query_GQD, value_gradient_GME, None
 
 
 def _sdpa(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float | None) -> Tensor:
