@@ -66,7 +66,7 @@ def compare_training() -> None:
         model_flop_utilisation=round(useful / median(mine) / PEAK_FLOPS, 3),
         baseline_model_flop_utilisation=round(useful / median(theirs) / PEAK_FLOPS, 3),
         peak_gib=round(peak, 1),
-        planned_gib=round((fit.total - plan.fixed["CUDA context"]) / GIB, 1),
+        planned_gib=round((fit.total - plan.costs.fixed["CUDA context"]) / GIB, 1),
         cap_gib=cfg.memory.cap_gb,
     )
 

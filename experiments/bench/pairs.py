@@ -6,6 +6,8 @@ They are made once, by the project's own stages, and kept with the other artifac
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 from selfreward import model_files
@@ -27,10 +29,28 @@ COUNT = 64
 PEOPLE_ASKED = Path("../shared/data/ift_oasst2_rank0.jsonl")
 
 
-def settings() -> RunConfig:
-    """The settings of `make run`, but for the prompts, two candidates each, and enough of them for 64 pairs."""
-    prompts = ["prompts=file", f"prompts.path={PEOPLE_ASKED}"] if PEOPLE_ASKED.exists() else []
-    return compose_run([*prompts, f"prompts.per_iteration={COUNT + 16}", "sampling.n=2", f"artifacts_dir={ARTIFACTS}"])
+def settings(*, longest: bool = False) -> RunConfig:
+    """The settings of `make run`, but for the prompts, two candidates each, and enough of them for 64 pairs.
+
+    `longest` takes the longest of what people asked, which needs the development data.
+    """
+    count = COUNT + 16
+    changes = [f"prompts.per_iteration={count}", "sampling.n=2", f"artifacts_dir={ARTIFACTS}"]
+    if longest:
+        changes += ["prompts=file", f"prompts.path={_longest_prompts(count + 1)}", "prompts.held_out=1"]
+    elif PEOPLE_ASKED.exists():
+        changes += ["prompts=file", f"prompts.path={PEOPLE_ASKED}"]
+    return compose_run(changes)
+
+
+def _longest_prompts(count: int) -> Path:
+    """A file of them, outside the project."""
+    prompts = {json.loads(line)["prompt"] for line in PEOPLE_ASKED.read_text().splitlines()}
+    short_enough = [prompt for prompt in prompts if len(prompt) < 1600]  # characters: below the limit in tokens
+    chosen = sorted(short_enough, key=lambda prompt: (-len(prompt), prompt))[:count]
+    path = Path(tempfile.mkdtemp()) / "longest.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in chosen))
+    return path
 
 
 def real_pairs(cfg: RunConfig) -> list[PreferencePair]:

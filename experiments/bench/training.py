@@ -6,6 +6,7 @@ On a CPU: the model and the pairs of `make run`. On a GPU: a model of Llama 3 8B
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import large_model
 import torch
 from baseline import Choice, plain_trainer
 from harness import report, timed, timed_training
-from pairs import real_pairs, settings
+from pairs import PEOPLE_ASKED, real_pairs, settings
 
 from selfreward import model_files
 from selfreward.config import RunConfig, TrainConfig
@@ -62,33 +63,51 @@ def small_model(blocks: int) -> None:
     theirs, exact = Models(folder, "bfloat16", "cpu"), Models(folder, "float32", "cpu")
     best = best_choice(theirs, pairs[:BLOCK], cfg.train)
 
-    parts = [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)][:blocks]
+    parts = blocks_of(pairs)[:blocks]
     references = [timed_references(ours, part, cfg) for part in parts]  # also warms up
-    mine: list[float] = []
-    plain: list[float] = []
-    for part, (_, given) in zip(parts, references, strict=True):
-        mine.append(train_ours(ours, part, given, cfg)[0])
-        plain.append(train_plain(theirs, part, cfg.train, best)[0])
+    mine, plain = alternated(ours, theirs, parts, references, cfg, best)
     tokens = token_rates(parts, mine, plain)
     report("bfloat16, trl at its best", mine, plain, "8 pairs", against=str(best), **tokens)
     with_references = [seconds + made for seconds, (made, _) in zip(mine, references, strict=True)]
     tokens = token_rates(parts, with_references, plain)
     report("the same, and our references computed too", with_references, plain, "8 pairs", **tokens)
 
-    mine, plain = [], []
-    cfg.train.batch_size = DEFAULTS.micro_batch
-    for part, (_, given) in list(zip(parts, references, strict=True))[:5]:
-        mine.append(train_ours(ours, part, given, cfg)[0])
-        plain.append(train_plain(exact, part, cfg.train, DEFAULTS)[0])
-    tokens = token_rates(parts[:5], mine, plain)
+    parts, references = parts[:5], references[:5]
+    defaults = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, batch_size=DEFAULTS.micro_batch))
+    mine, plain = alternated(ours, exact, parts, references, defaults, DEFAULTS)
+    tokens = token_rates(parts, mine, plain)
     report("bfloat16, trl's defaults (float32 weights)", mine, plain, "8 pairs", against=str(DEFAULTS), **tokens)
 
-    cfg.train.batch_size = 4
+    if PEOPLE_ASKED.exists():
+        parts = blocks_of(real_pairs(settings(longest=True)))[:5]
+        best = best_choice(theirs, parts[0], cfg.train)
+        references = [timed_references(ours, part, cfg) for part in parts]
+        mine, plain = alternated(ours, theirs, parts, references, cfg, best)
+        tokens = token_rates(parts, mine, plain)
+        report("bfloat16, trl at its best, the longest prompts", mine, plain, "8 pairs", against=str(best), **tokens)
+
     _, given = timed_references(exact, pairs, cfg)
     seconds, losses = train_ours(exact, pairs, given, cfg)
-    theirs_s, expected = train_plain(exact, pairs, cfg.train, Choice("eager", 4, autocast=False, checkpointing=False))
+    theirs_s, expected = train_plain(exact, pairs, cfg.train, CHOICES[0])
     apart = max(abs(a - b) / b for a, b in zip(losses, expected, strict=True))
     report("float32, losses", [seconds], [theirs_s], "64 pairs", steps=len(losses), largest_relative_difference=apart)
+
+
+def alternated(
+    ours: Models,
+    theirs: Models,
+    parts: Sequence[Sequence[PreferencePair]],
+    references: Sequence[tuple[float, list[ReferenceLogprobs]]],
+    cfg: RunConfig,
+    choice: Choice,
+) -> tuple[list[float], list[float]]:
+    """Seconds of each part, our side and plain trl's, one after the other."""
+    mine: list[float] = []
+    plain: list[float] = []
+    for part, (_, given) in zip(parts, references, strict=True):
+        mine.append(train_ours(ours, part, given, cfg)[0])
+        plain.append(train_plain(theirs, part, cfg.train, choice)[0])
+    return mine, plain
 
 
 def train_ours(
@@ -135,6 +154,11 @@ def best_choice(models: Models, pairs: Sequence[PreferencePair], train: TrainCon
     """Of all choices the one that trains a block fastest."""
     train_plain(models, pairs, train, CHOICES[0])  # warms up
     return min(CHOICES, key=lambda choice: train_plain(models, pairs, train, choice)[0])
+
+
+def blocks_of(pairs: Sequence[PreferencePair]) -> list[Sequence[PreferencePair]]:
+    """What is timed at once."""
+    return [pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK)]
 
 
 def losses(trainer: Any) -> Losses:

@@ -1,7 +1,11 @@
-"""`python -m selfreward.memory model=llama3-8b train.max_length=2048`: the plan, from a model's configuration alone."""
+"""The memory plan of a run, from its model's configuration alone: no weights, no GPU.
+
+`python -m selfreward.memory model=llama3-8b train.max_length=2048`; `engine.device=cpu` for a run without a GPU.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from typing import Any
@@ -25,16 +29,19 @@ CARDS_GB = (24, 48, 64, 80)
 
 def main() -> None:
     """Print the plan for these settings on this machine, and what would fit on cards of several sizes."""
+    parser = argparse.ArgumentParser(prog="python -m selfreward.memory", description=__doc__)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, as a run takes them")
+    settings = parser.parse_args().settings
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     try:
-        cfg = compose_run(sys.argv[1:])
+        cfg = compose_run(settings)
         check_settings(cfg)
         config = model_config(cfg.model.name, cfg.model.revision)
         console.print(f"{cfg.model.name}, {cfg.model.dtype}" + (", nf4" if cfg.train.quantization == "nf4" else ""))
-        if cfg.engine.device != "cpu":
-            console.print(cards_table(config, cfg))
-        plan = Plan(config, cfg, "cpu" if cfg.engine.device == "cpu" else "cuda")
+        plan = Plan(config, cfg, "cuda" if cfg.engine.device == "auto" else cfg.engine.device)
+        if cfg.engine.device in ("auto", "cuda"):
+            console.print(cards_table(config, cfg, plan))
         plan.check()
         console.print(plan_table(plan))
     except MISTAKES as error:
@@ -42,15 +49,15 @@ def main() -> None:
         sys.exit(exit_code(error))
 
 
-def cards_table(config: Any, cfg: RunConfig) -> Table:
+def cards_table(config: Any, cfg: RunConfig, like: Plan) -> Table:
     """For cards of several sizes, how the work would be cut, or what it would take to fit."""
     table = Table(title="what fits, CUDA", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("GiB", "micro-batch", "checkpointing", "training", "sampling rows", "scoring tokens"):
         table.add_column(name, justify="right")
     for size in CARDS_GB:
-        plan = Plan(config, cfg, "cuda", limit_gb=size)
+        plan = Plan(config, cfg, "cuda", limit_gb=size, like=like)
         try:
-            fit = plan.fit_training(plan.longest_batch)
+            fit = plan.fit_training(plan.costs.longest_batch)
             checkpointing = "yes" if fit.gradient_checkpointing else "no"
             training = [str(fit.micro_batch), checkpointing, f"{fit.total / GIB:.1f}"]
             table.add_row(str(size), *training, str(plan.sampling_rows), f"{plan.scoring_tokens:,}")

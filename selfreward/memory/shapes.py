@@ -42,4 +42,4 @@ def model_config(name: str, revision: str | None) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         remedy = f"no configuration of it was found ({reason}); name a folder that holds a model, or a hub name"
-        raise ConfigError("model.name", name, remedy) from error
+        raise ConfigError("model.name", name, remedy) from None  # the remedy quotes it

@@ -11,18 +11,20 @@ from selfreward.memory.plan import Plan
 
 def plan_table(plan: Plan) -> Table:
     """The plan for the longest texts that the settings allow."""
-    training = plan.fit_training(plan.longest_batch)
+    training = plan.fit_training(plan.costs.longest_batch)
     phases = {
         "training": training.parts,
-        "sampling": plan.sampling(plan.sampling_rows),
-        "scoring": plan.scoring(plan.scoring_tokens),
+        "sampling": plan.costs.sampling(plan.sampling_rows),
+        "scoring": plan.costs.scoring(plan.scoring_tokens),
     }
     checkpointing = "with" if training.gradient_checkpointing else "without"
     caption = (
-        f"training: micro-batches of {training.micro_batch}, {checkpointing} gradient checkpointing; "
-        f"sampling: {plan.sampling_rows} rows; scoring: {plan.scoring_tokens:,} tokens"
+        f"training: micro-batches of {training.micro_batch}, {checkpointing} checkpointing\n"
+        f"sampling: {plan.sampling_rows} rows\n"
+        f"scoring: {plan.scoring_tokens:,} tokens"
     )
-    table = Table(title="memory plan, GiB", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
+    title = "memory plan, GiB" + (" (training is estimated, not traced)" if plan.costs.is_estimate else "")
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     table.title_justify = table.caption_justify = "left"
     table.add_column("")
     for phase in phases:

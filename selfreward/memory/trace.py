@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
 
 _LAYERS = (2, 4)
+_TRL_TILE = (4096, 32768)  # places and tokens of the vocabulary: trl's constants
 _FUSED = "packed_fused_shapes"
 
 
@@ -52,6 +55,15 @@ class Skeleton:
         model = self._build(config.get_text_config().num_hidden_layers)
         self.parameters = {name: p for name, p in model.get_base_model().named_parameters() if "lora_" not in name}
         self.adapter_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    @cached_property
+    def is_traceable(self) -> bool:
+        """Whether the model can run on tensors without data; one with routed experts asks where its tokens go."""
+        try:
+            self.training_bytes([(2, 1, 1)], checkpointing=False)
+        except (RuntimeError, NotImplementedError):
+            return False
+        return True
 
     def training_bytes(self, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool = False) -> int:
         """Peak of activations and gradients of one micro-batch, given its pairs' lengths: prompt, chosen, rejected.
@@ -92,8 +104,8 @@ class Skeleton:
             target_T = torch.empty(len(states_TH), dtype=torch.long, device="meta")
             if ours:
                 score_tokens(states_TH, weight_VH, target_T, mean_weight_H).log_probs_T.sum().backward()
-            else:  # trl's own way, taken for the dearest: all logits at once
-                torch.nn.functional.cross_entropy((states_TH @ weight_VH.T).float(), target_T).backward()
+            else:
+                _TrlHeadShapes.apply(states_TH, len(weight_VH)).sum().backward()
         return count.peak
 
     def _kernel(self, *, packs: bool) -> str:
@@ -106,7 +118,8 @@ class Skeleton:
         text = config.get_text_config()
         text.num_hidden_layers = layers
         if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:layers]
+            with suppress(AttributeError):  # where it follows from the number of layers
+                text.layer_types = text.layer_types[:layers]
         with torch.device("meta"):
             base: Any = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
         model = get_peft_model(base.requires_grad_(False), copy.deepcopy(self._lora), low_cpu_mem_usage=True)
@@ -155,6 +168,26 @@ class _Count(TorchDispatchMode):
 
     def _freed(self, key: int) -> None:
         self._now -= self._sizes.pop(key, 0)
+
+
+class _TrlHeadShapes(torch.autograd.Function):
+    """What trl's head makes: a buffer for a tile of logits, eight of a tile in float32, and the states' gradient.
+
+    Its own code asks for the device's autocast, and there is none for a device without data.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_NH: Tensor, vocabulary: int) -> Tensor:
+        rows, width = min(len(states_NH), _TRL_TILE[0]), _TRL_TILE[1]
+        ctx.save_for_backward(states_NH)
+        _ = [states_NH.new_empty(rows, width), torch.empty_like(states_NH, dtype=torch.float32)] + [
+            states_NH.new_empty(rows, min(width, vocabulary), dtype=torch.float32) for _ in range(8)
+        ]
+        return states_NH.new_empty(len(states_NH), dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.empty_like(ctx.saved_tensors[0]), None
 
 
 class _FusedShapes(torch.autograd.Function):

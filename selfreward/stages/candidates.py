@@ -66,7 +66,7 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
         ]
 
     work.plan(len(fitting), "prompts")
-    work.planned_memory = sum(tools.plan.sampling(tools.plan.sampling_rows).values())
+    work.planned_memory = sum(tools.plan.costs.sampling(tools.plan.sampling_rows).values())
     candidates = work.shards(
         cut(fitting, config.shard_size),
         compute,

@@ -23,7 +23,7 @@ def reference(config: ReferencesIdentity, parents: Mapping[str, Artifact], work:
 
     pairs = parents["pairs"].read(PreferencePair)
     work.plan(len(pairs), "pairs")
-    work.planned_memory = sum(tools.plan.scoring(tools.plan.scoring_tokens).values())
+    work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
     # Without an adapter a fresh one is put on, which changes nothing: training's own forward pass then does the rest.
     with tools.models.trainable(tools.adapter(parents["policy"]), LoraConfig(), seed=0) as model:
         references = compute_references(

@@ -1,0 +1,177 @@
+"""What each phase of a run takes, in bytes, before anything loads: from a model's configuration and the settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from selfreward.cap import CONTEXT_GIB, GIB
+from selfreward.config import RunConfig
+from selfreward.errors import ConfigError, ModelError
+from selfreward.head import CHUNK_BYTES
+from selfreward.memory.trace import Skeleton
+from selfreward.models import fresh_adapter
+
+LIBRARIES_GIB = 0.8
+"""What Python, PyTorch and the other libraries hold of main memory before a model is loaded, in GiB."""
+
+NF4_BYTES = 0.516
+"""Bytes a weight in NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314, section 3: 4.127 bits)."""
+
+RUBRIC_TOKENS = 512
+"""Room for a judge's own words around a prompt and an answer."""
+
+Parts = dict[str, int]
+"""Bytes by what they are for."""
+
+Lengths = tuple[int, int, int]
+"""Of a pair: tokens of the prompt, of the chosen and of the rejected answer."""
+
+
+class Costs:
+    """Bytes of training, sampling and scoring, given how each is cut.
+
+    Args:
+        config: the model's configuration, as transformers reads it.
+        cfg: the run's settings.
+        kind: `cuda`, or `cpu` for all others.
+        like: costs of the same model, whose tracing is used again where it holds.
+
+    Raises `ModelError` for a model that the loop can't use, and `ConfigError` for a quantisation that needs CUDA.
+    """
+
+    def __init__(self, config: Any, cfg: RunConfig, kind: str, like: Costs | None = None) -> None:
+        self.config, self.cfg, self.kind = config, cfg, kind
+        self._text = config.get_text_config()
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not getattr(self._text, "num_attention_heads", None):
+            raise ModelError(f"a model of type {config.model_type} can't be used: choose a decoder with attention")
+        quantization = cfg.train.quantization
+        if quantization != "none" and kind != "cuda":
+            remedy = "bitsandbytes computes it on CUDA; set engine.device=cuda, or use none"
+            raise ConfigError("train.quantization", quantization, remedy)
+        if like and like.cfg.train.quantization == quantization:
+            self._skeleton = like._skeleton
+        else:
+            fused = cfg.speed.fused_adapter and quantization == "none"  # quantised layers keep peft's forward
+            speed = dataclasses.replace(cfg.speed, fused_adapter=fused)
+            adapter = fresh_adapter(cfg.train.lora)
+            self._skeleton = Skeleton(config, cfg.model.dtype, adapter, eager=kind == "cpu", speed=speed)
+
+    def under(self, cfg: RunConfig) -> Costs:
+        """The costs of the same model under other settings."""
+        return Costs(self.config, cfg, self.kind, like=self)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether training is estimated: the way of a model with routed experts depends on its data."""
+        return not self._skeleton.is_traceable
+
+    @property
+    def longest_batch(self) -> list[Lengths]:
+        """The lengths of a step's pairs where each is as long as the settings allow."""
+        new = self.cfg.sampling.max_new_tokens
+        return [(self.cfg.train.max_length - new, new, new)] * self.cfg.train.batch_size
+
+    @cached_property
+    def fixed(self) -> Parts:
+        """What is there in every phase."""
+        overhead = "CUDA context" if self.kind == "cuda" else "libraries"
+        amount = CONTEXT_GIB if self.kind == "cuda" else LIBRARIES_GIB
+        return {overhead: int(amount * GIB), "weights": self._weights, "adapter": 4 * self._skeleton.adapter_parameters}
+
+    def training(self, pairs: Sequence[Lengths], *, checkpointing: bool, later: bool = False) -> Parts:
+        """One micro-batch of these pairs; a `later` one finds the gradients of those before it."""
+        gradients = 4 * self._skeleton.adapter_parameters
+        if self.is_estimate:
+            moving = self._estimate(pairs, checkpointing=checkpointing) + gradients
+        else:
+            moving = self._skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
+        head = self._head_bytes(sum(chosen + rejected for _, chosen, rejected in pairs))
+        return self.fixed | {
+            "gradients": gradients,
+            "optimiser": 2 * gradients,
+            "activations": max(moving - gradients - head, 0),
+            "head chunk": head,
+        }
+
+    def sampling(self, rows: int) -> Parts:
+        """Decoding of `rows` answers, or of one prompt's if they are more, all of them as long as they may be."""
+        sampling, judge, longest = self.cfg.sampling, self.cfg.judge, self.cfg.sampling.max_prompt_tokens
+        kinds = [
+            self._decoding(rows, longest, sampling.max_new_tokens, sampling.n),
+            self._decoding(rows, longest, self.cfg.evaluation.max_new_tokens, 1),
+        ]
+        if judge.mode == "sampled":
+            kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
+        return max(kinds, key=lambda parts: sum(parts.values()))
+
+    def scoring(self, tokens: int) -> Parts:
+        """One batch of `tokens` tokens in texts as long as a judge's prompt may be."""
+        rows = max(tokens // self._judged, 1)
+        return self.fixed | {
+            "keys and values": self._cache_bytes(rows * self._judged),
+            "activations": self._forward_bytes(max(tokens, self._judged), rows * self._judged**2),
+            "head chunk": 2 * CHUNK_BYTES,
+        }
+
+    def _decoding(self, rows: int, prompt: int, new: int, answers: int) -> Parts:
+        """`answers` to each prompt, side by side."""
+        prompts = max(rows // answers, 1)
+        rows = prompts * answers
+        prefill = self._forward_bytes(prompts * prompt, prompts * prompt * prompt)
+        # A layer's keys and values are there twice while they grow.
+        cache = int(self._cache_bytes(rows * (prompt + new)) * (1 + 1 / self._text.num_hidden_layers))
+        return self.fixed | {
+            "keys and values": cache,
+            "activations": max(prefill - self._cache_bytes(rows * new), 0),  # done before the cache has grown
+            "head chunk": rows * self._text.vocab_size * 4 * 3,
+        }
+
+    @property
+    def _judged(self) -> int:
+        """Tokens of the longest prompt that a judge reads."""
+        answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
+        return self.cfg.sampling.max_prompt_tokens + answer + RUBRIC_TOKENS
+
+    @cached_property
+    def _weights(self) -> int:
+        total = 0
+        for name, parameter in self._skeleton.parameters.items():
+            packed = self.cfg.train.quantization == "nf4" and parameter.ndim == 2 and "layers." in name
+            total += int(parameter.numel() * (NF4_BYTES if packed else parameter.element_size()))
+        return total
+
+    def _cache_bytes(self, tokens: int) -> int:
+        heads = getattr(self._text, "num_key_value_heads", None) or self._text.num_attention_heads
+        size = getattr(self._text, "head_dim", None) or self._text.hidden_size // self._text.num_attention_heads
+        return tokens * 2 * heads * size * self._text.num_hidden_layers * self._number_bytes
+
+    def _forward_bytes(self, tokens: int, scores: int) -> int:
+        """A layer's tensors without gradients: states in and out, the feed-forward's three, the scores of attention."""
+        layer = tokens * (6 * self._text.hidden_size + 3 * self._intermediate) * self._number_bytes
+        kept = scores * self._text.num_attention_heads * (2 * self._number_bytes + 4) if self.kind == "cpu" else 0
+        return layer + kept
+
+    def _estimate(self, pairs: Sequence[Lengths], *, checkpointing: bool) -> int:
+        """What a layer keeps for its backward pass, roughly: sixteen states a token and four of the feed-forward's."""
+        tokens = sum(map(sum, pairs))
+        layer = tokens * (16 * self._text.hidden_size + 4 * self._intermediate) * self._number_bytes
+        layers = self._text.num_hidden_layers
+        states = layers * tokens * self._text.hidden_size * self._number_bytes
+        return states + layer if checkpointing else layers * layer
+
+    @property
+    def _intermediate(self) -> int:
+        return getattr(self._text, "intermediate_size", None) or 4 * self._text.hidden_size
+
+    def _head_bytes(self, tokens: int) -> int:
+        rows = min(max(CHUNK_BYTES // (4 * self._text.vocab_size), 1), tokens)
+        return rows * self._text.vocab_size * (4 + 2 * self._number_bytes)
+
+    @property
+    def _number_bytes(self) -> int:
+        return 4 if self.cfg.model.dtype == "float32" else 2
