@@ -78,6 +78,8 @@ class MemoryMeter:
 
     @contextmanager
     def measure(self) -> Iterator[_Peak]:
+        if "torch" in sys.modules:
+            release()  # or what an earlier phase held, and the system has not got back, would count for this one
         peak = _Peak()
         peak.restart()
         yield peak

@@ -1,10 +1,9 @@
-"""What a run takes is known before anything loads, its work is cut to fit, and what can't fit is refused."""
+"""What a run takes is known before anything loads, and its work is cut to fit."""
 
 from __future__ import annotations
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -13,21 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from transformers import AutoConfig, DynamicCache
 from transformers.models.llama import LlamaForCausalLM
 
 from selfreward.cap import CONTEXT_GIB, GIB
-from selfreward.config import validate
-from selfreward.errors import ConfigError, ModelError
-from selfreward.kinds import KINDS
+from selfreward.errors import ConfigError
 from selfreward.memory.costs import LIBRARIES_GIB
 from selfreward.memory.plan import Plan, TrainingFit
 from selfreward.memory.table import plan_table
 from selfreward.memory.trace import Skeleton
 from selfreward.models import fresh_adapter
-from selfreward.stages.tools import Tools
-from tests.unit.making import tools
 from tests.unit.planning import LLAMA_8B, LLAMA_70B, default, short, slow, tiny
 
 SIZES = [4, 3, 2, 1]
@@ -263,91 +257,3 @@ def test_what_can_not_be_traced_is_estimated_and_said_to_be() -> None:
     plan = Plan(tiny(), default(), "cuda")
     assert not plan.costs.is_estimate
     assert "estimated" not in str(plan_table(plan).title)
-
-
-# What is refused
-
-
-@pytest.mark.parametrize("kind", ["t5", "mamba"])
-def test_a_model_that_is_no_decoder_with_attention_is_refused(kind: str) -> None:
-    with pytest.raises(ModelError, match=f"a model of type {kind} can't be used"):
-        Plan(AutoConfig.for_model(kind), default(), "cpu")
-
-
-def test_nf4_is_refused_without_cuda() -> None:
-    with pytest.raises(ConfigError, match=r"train\.quantization=nf4: .* set engine\.device=cuda, or use none"):
-        Plan(tiny(), default(train__quantization="nf4"), "cpu")
-
-
-@pytest.mark.parametrize(("key", "value"), [("sampling_rows", 64), ("scoring_tokens", 4096)])
-def test_what_was_set_too_large_is_named_with_what_would_fit(key: str, value: int) -> None:
-    cfg = default(**{"model__dtype": "float32", "memory__ram_gb": 0.95, f"memory__{key}": value})
-    with pytest.raises(ConfigError, match=rf"needs .* GiB; use memory\.{key}=\d+ or memory\.ram_gb=\S+$"):
-        Plan(tiny(), cfg, "cpu").check()
-
-
-@slow
-def test_settings_are_named_together_where_one_is_not_enough() -> None:
-    with pytest.raises(ConfigError, match=r"use .*train\.quantization=nf4 or memory\.cap_gb=") as caught:
-        Plan(LLAMA_70B, default(train__max_length=2048), "cuda", limit_gb=44).check()
-    assert len(caught.value.remedy.partition("; use ")[2].partition(" or ")[0].split()) > 1
-
-
-def test_what_does_not_fit_is_refused_before_any_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny().save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    monkeypatch.setattr("selfreward.models.Models", lambda *_, **__: pytest.fail("the model was loaded"))
-    cfg = short(memory__ram_gb=0.5, engine__device="cpu", train__batch_size=1)
-    shown: list[Any] = []
-    with pytest.raises(ConfigError) as caught:
-        _ = Tools(tools().pool, tmp_path, cfg, shown.append).models
-    assert (caught.value.key, caught.value.exit_code) == ("memory.ram_gb", 2)
-    message = r"memory\.ram_gb=0\.5: training needs 0\.9 GiB; use .*memory\.ram_gb=0\.\d"
-    assert re.fullmatch(message, str(caught.value))  # a dot matches no end of a line
-    assert not shown
-
-
-def test_what_is_needed_is_said_to_be_more_than_there_is(plan: Plan) -> None:
-    plan.limit_gb = (total(plan, 1, checkpointing=True) - 1) / GIB
-    with pytest.raises(ConfigError, match=r"training needs") as caught:
-        plan.fit_training(plan.costs.longest_batch)
-    assert float(caught.value.remedy.split()[2]) > plan.limit_gb
-
-
-def slowly(*case: Any) -> Any:
-    return pytest.param(*case, marks=slow)
-
-
-@pytest.mark.parametrize(
-    ("config", "limit", "overrides"),
-    [
-        (tiny(), 0.9, {}),
-        (LLAMA_8B, 18, {"memory__micro_batch": 4, "memory__gradient_checkpointing": False}),
-        slowly(LLAMA_8B, 48, {"memory__micro_batch": 3, "memory__gradient_checkpointing": False}),
-        slowly(LLAMA_8B, 16, {}),
-        slowly(LLAMA_70B, 80, {}),
-        slowly(LLAMA_8B, 17, {"train__max_length": 8192, "train__batch_size": 1}),
-        slowly(LLAMA_70B, 42, {"train__quantization": "nf4"}),
-        slowly(tiny(), 0.5, {}),
-        slowly(tiny(), 0.85, {"memory__sampling_rows": 64, "memory__scoring_tokens": 4096}),
-        slowly(LLAMA_8B, 24, {"memory__sampling_rows": 256, "memory__scoring_tokens": 32768}),
-        slowly(tiny(), 0.9, {"train__loss": "aot"}),
-        slowly(LLAMA_8B, 18, {"train__loss": "aot"}),
-        slowly(LLAMA_8B, 8, {"memory__micro_batch": 4, "memory__gradient_checkpointing": False}),
-        slowly(LLAMA_70B, 24, {}),
-        slowly(tiny(), 0.81, {}),
-    ],
-)
-def test_every_remedy_helps(config: Any, limit: float, overrides: dict[str, Any]) -> None:
-    device, key = ("cuda", "memory__cap_gb") if limit > 2 else ("cpu", "memory__ram_gb")
-    cfg = default(**{"train__max_length": 2048 if limit > 2 else 1024, key: limit} | overrides)
-    with pytest.raises(ConfigError) as caught:
-        Plan(config, cfg, device).check()
-    assert len(str(caught.value).splitlines()) == 1
-    choices = caught.value.remedy.partition("; use ")[2].split(" or ")
-    assert f"{key.replace('__', '.')}=" in choices[-1]
-    for choice in choices:
-        mended: Any = OmegaConf.to_object(OmegaConf.merge(cfg, OmegaConf.from_dotlist(choice.split())))
-        assert mended != cfg
-        validate(mended, KINDS)
-        Plan(config, mended, device).check()
