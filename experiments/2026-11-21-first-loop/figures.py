@@ -18,7 +18,7 @@ from selfreward.engines.hf import HFEngine
 from selfreward.models import Models
 from selfreward.store import Cost, Manifest
 
-ORDER = ("prompts", "candidates", "judgements", "pairs", "policy")
+ORDER = ("prompts", "candidates", "judgements", "pairs", "references", "policy")
 ORDER += ("held_out_candidates", "held_out_judgements", "evaluation")
 PROMPT = "Why do leaves change colour in autumn? Answer in two sentences."
 
