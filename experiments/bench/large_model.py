@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from baseline import Choice, plain_trainer
-from harness import report, timed
+from harness import report, timed_training
 from peft import get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -51,7 +51,7 @@ def compare_training() -> None:
     for _ in range(RUNS):
         with our_trainer(base, tokenizer, pairs, cfg, fit) as trainer:
             torch.cuda.reset_peak_memory_stats()
-            mine.append(timed(trainer.train))
+            mine.append(timed_training(trainer))
             peaks.append(torch.cuda.max_memory_reserved())
         theirs.append(train_plain(base, tokenizer, pairs, cfg, plain))
     peak = max(peaks) / GIB
@@ -157,7 +157,7 @@ def train_plain(base: Any, tokenizer: Any, pairs: Sequence[PreferencePair], cfg:
     """Seconds of one epoch of plain trl."""
     trainer = plain_trainer(base, tokenizer, pairs, cfg.train, choice)
     try:
-        return timed(trainer.train)
+        return timed_training(trainer)
     finally:
         restore(trainer.model, base)
 
