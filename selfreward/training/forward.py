@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput
 
+from selfreward.attention import is_exchangeable
 from selfreward.config import SpeedConfig
 from selfreward.head import Head, mean_row, score_tokens, token_log_probs
 from selfreward.training.packing import PACKED_ATTENTION, Packing, pack
@@ -56,15 +57,7 @@ def fast_forward(model: Any, speed: SpeedConfig) -> Iterator[None]:
 
 def can_pack(model: Any) -> bool:
     """Whether pairs can share rows: all layers attend to all that came before, through an exchangeable kernel."""
-    config = model.config.get_text_config()
-    return (
-        model.config._attn_implementation in PACKED_ATTENTION
-        and getattr(model, "_supports_attention_backend", False)
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and not getattr(model, "_is_stateful", False)
-        and not getattr(config, "sliding_window", None)
-        and not getattr(config, "attn_logit_softcapping", None)
-    )
+    return model.config._attn_implementation in PACKED_ATTENTION and is_exchangeable(model)
 
 
 def packed_states(model: Any, packing: Packing, ids_N: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-PACKED_ATTENTION = {"eager": "packed_eager", "sdpa": "packed_sdpa"}
+from selfreward.attention import KERNELS, Kernel
+
+PACKED_ATTENTION = {name: f"packed_{name}" for name in KERNELS}
 """Of each of transformers' kernels, the name under which it attends to packed pairs."""
 
 
@@ -51,7 +51,7 @@ def pack(lengths: Sequence[tuple[int, int, int]]) -> Packing:
     return Packing(bounds, torch.cat(positions), torch.cat(chosen + rejected))
 
 
-def packed_attention(kernel: Any) -> Any:
+def packed_attention(kernel: Kernel) -> Any:
     """transformers' attention interface over a row of packed pairs, each segment through `kernel`."""
 
     def attend(
@@ -73,57 +73,12 @@ def packed_attention(kernel: Any) -> Any:
         outputs: list[Tensor] = []
         for i in range(len(packing.bounds)):
             for answer in (1, 2):
-                seen = [torch.cat([parts[3 * i], parts[3 * i + answer]], 1) for parts in (keys, values)]
-                outputs.append(kernel(queries[2 * i + answer - 1], *seen, scaling))
+                key_KMD, value_KME = (torch.cat([parts[3 * i], parts[3 * i + answer]], 1) for parts in (keys, values))
+                outputs.append(kernel(queries[2 * i + answer - 1], key_KMD, value_KME, scaling))
         return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous(), None
 
     return attend
 
 
-def _eager(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float | None) -> Tensor:
-    """Attention as matrix products; the queries are the last N of the M places."""
-    scale = query_AND.shape[-1] ** -0.5 if scaling is None else scaling
-    return _EagerAttention.apply(query_AND, key_KMD, value_KMD, scale)
-
-
-class _EagerAttention(torch.autograd.Function):
-    """A key's heads share one product; of the scores only the weights are kept, in the model's dtype.
-
-    Values may be of another size (E) than queries and keys (D).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query_AND: Tensor, key_GMD: Tensor, value_GME: Tensor, scale: float) -> Tensor:
-        (heads, n, d), (groups, m, _) = query_AND.shape, key_GMD.shape
-        query_GQD = query_AND.reshape(groups, -1, d)
-        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).float().mul_(scale).view(heads, n, m)
-        unseen_NM = torch.full((n, m), float("-inf"), device=query_AND.device).triu_(m - n + 1)
-        weights_GQM = scores_AND.add_(unseen_NM).softmax(-1).to(value_GME.dtype).view(groups, -1, m)
-        ctx.save_for_backward(query_GQD, key_GMD, value_GME, weights_GQM)
-        ctx.scale = scale
-        return (weights_GQM @ value_GME).view(heads, n, -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        query_GQD, key_GMD, value_GME, weights_GQM = ctx.saved_tensors
-        (heads, n, _), groups = gradients[0].shape, len(key_GMD)
-        gradient_GQE = gradients[0].reshape(groups, -1, value_GME.shape[-1])
-        value_gradient_GME = weights_GQM.transpose(1, 2) @ gradient_GQE
-        through_GQM = gradient_GQE @ value_GME.transpose(1, 2)
-        scores_GQM = torch.ops.aten._softmax_backward_data(through_GQM, weights_GQM, -1, weights_GQM.dtype).mul_(
-            ctx.scale
-        )
-        query_gradient_AND = (scores_GQM @ key_GMD).view(heads, n, -1)
-        return query_gradient_AND, scores_GQM.transpose(1, 2) @ query_GQD, value_gradient_GME, None
-
-
-def _sdpa(query_AND: Tensor, key_KMD: Tensor, value_KMD: Tensor, scaling: float | None) -> Tensor:
-    """Attention by PyTorch's fused kernels; the queries are the last N of the M places."""
-    mask: Any = causal_lower_right(query_AND.shape[1], key_KMD.shape[1])
-    return scaled_dot_product_attention(
-        query_AND[None], key_KMD[None], value_KMD[None], attn_mask=mask, scale=scaling, enable_gqa=True
-    )[0]
-
-
-ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION["eager"], packed_attention(_eager))
-ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION["sdpa"], packed_attention(_sdpa))
+for name, kernel in KERNELS.items():
+    ALL_ATTENTION_FUNCTIONS.register(PACKED_ATTENTION[name], packed_attention(kernel))

@@ -1,0 +1,75 @@
+"""Attention over keys that several sequences share: the kernels, and the models that let theirs be exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
+"""From queries (A, N, D), keys (K, M, D), values (K, M, E) and a scale to outputs (A, N, E).
+
+A query heads share K key heads. The queries are the last N of the M places, and see what came before and themselves.
+"""
+
+
+def is_exchangeable(model: Any) -> bool:
+    """Whether the model's attention can be exchanged: all layers attend to all that came before, in the common way."""
+    config = model.config.get_text_config()
+    return (
+        getattr(model, "_supports_attention_backend", False)
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and not getattr(model, "_is_stateful", False)
+        and not getattr(config, "sliding_window", None)
+        and not getattr(config, "attn_logit_softcapping", None)
+    )
+
+
+def eager(query_AND: Tensor, key_KMD: Tensor, value_KME: Tensor, scaling: float | None) -> Tensor:
+    """Attention as matrix products."""
+    scale = query_AND.shape[-1] ** -0.5 if scaling is None else scaling
+    return _EagerAttention.apply(query_AND, key_KMD, value_KME, scale)
+
+
+def sdpa(query_AND: Tensor, key_KMD: Tensor, value_KME: Tensor, scaling: float | None) -> Tensor:
+    """Attention by PyTorch's fused kernels."""
+    mask: Any = causal_lower_right(query_AND.shape[1], key_KMD.shape[1])
+    return scaled_dot_product_attention(
+        query_AND[None], key_KMD[None], value_KME[None], attn_mask=mask, scale=scaling, enable_gqa=True
+    )[0]
+
+
+KERNELS: dict[str, Kernel] = {"eager": eager, "sdpa": sdpa}
+"""By transformers' name of the kernel that a model was loaded with."""
+
+
+class _EagerAttention(torch.autograd.Function):
+    """A key's heads share one product; of the scores only the weights are kept, in the model's dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, query_AND: Tensor, key_GMD: Tensor, value_GME: Tensor, scale: float) -> Tensor:
+        (heads, n, d), (groups, m, _) = query_AND.shape, key_GMD.shape
+        query_GQD = query_AND.reshape(groups, -1, d)
+        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).float().mul_(scale).view(heads, n, m)
+        unseen_NM = torch.full((n, m), float("-inf"), device=query_AND.device).triu_(m - n + 1)
+        weights_GQM = scores_AND.add_(unseen_NM).softmax(-1).to(value_GME.dtype).view(groups, -1, m)
+        ctx.save_for_backward(query_GQD, key_GMD, value_GME, weights_GQM)
+        ctx.scale = scale
+        return (weights_GQM @ value_GME).view(heads, n, -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        query_GQD, key_GMD, value_GME, weights_GQM = ctx.saved_tensors
+        (heads, n, _), groups = gradients[0].shape, len(key_GMD)
+        gradient_GQE = gradients[0].reshape(groups, -1, value_GME.shape[-1])
+        value_gradient_GME = weights_GQM.transpose(1, 2) @ gradient_GQE
+        through_GQM = gradient_GQE @ value_GME.transpose(1, 2)
+        scores_GQM = torch.ops.aten._softmax_backward_data(through_GQM, weights_GQM, -1, weights_GQM.dtype).mul_(
+            ctx.scale
+        )
+        query_gradient_AND = (scores_GQM @ key_GMD).view(heads, n, -1)
+        return query_gradient_AND, scores_GQM.transpose(1, 2) @ query_GQD, value_gradient_GME, None

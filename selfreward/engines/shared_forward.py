@@ -1,0 +1,182 @@
+"""Forward passes that compute once what texts begin with in common, and pad nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfreward.engines.halving import halving
+from selfreward.engines.prefix_tree import Node, prefix_tree
+from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, Layers, TreeKeys
+
+
+class SharedForward:
+    """For models whose attention can be exchanged.
+
+    Args:
+        model: the causal model.
+        tokens: the most tokens in one pass over given texts.
+        check: called after each pass; raises where memory is short.
+    """
+
+    def __init__(self, model: Any, tokens: int, check: Callable[[], None]) -> None:
+        self._model = model
+        self._tokens = tokens
+        self._check = check
+        self._kernel = model.config._attn_implementation
+        self.computed = 0
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Exchange the model's attention for as long as passes are made."""
+        self._model.set_attn_implementation(SHARED_KEYS)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(self._kernel)
+
+    def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Of each row's last token."""
+        tree = SharedPrompts(self, rows)
+        for batch, (state_NH, _, lengths) in halving(tree.batches(range(len(rows))), tree.compute):
+            ends = torch.tensor(lengths, device=state_NH.device).cumsum(0) - 1
+            yield batch, state_NH[ends]
+
+    def states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Of all tokens; nothing is shared."""
+        nodes = [Node(row, None, 0, place) for place, row in enumerate(rows)]
+        batches = by_length([len(row) for row in rows], range(len(rows)), self._tokens)
+        compute = partial(_nodes_at, self, nodes)
+        for batch, (state_NH, _, lengths) in halving(batches, compute):
+            yield batch, list(state_NH.split(lengths))
+
+    def prompts(self, rows: Sequence[list[int]]) -> SharedPrompts:
+        """What they share is computed at once."""
+        return SharedPrompts(self, rows)
+
+    def run(self, ids_BN: Tensor, positions_BN: Tensor, keys: Any) -> Tensor:
+        """One pass: final states (B, N, H)."""
+        output: Any = self._model.get_decoder()(input_ids=ids_BN, position_ids=positions_BN, use_cache=False, keys=keys)
+        self.computed += ids_BN.numel()
+        self._check()
+        return output.last_hidden_state
+
+    def run_nodes(
+        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]]
+    ) -> tuple[Tensor, list[Layers], list[int]]:
+        """States (N, H) of these nodes' tokens, one after the other; their keys and values; their lengths."""
+        device = self._model.device
+        ids_N = torch.tensor([token for node in nodes for token in node.token_ids], device=device)
+        positions_N = torch.cat([torch.arange(n.start, n.start + len(n.token_ids), device=device) for n in nodes])
+        lengths = [len(node.token_ids) for node in nodes]
+        keys = TreeKeys(lengths, before, self._kernel)
+        return self.run(ids_N[None], positions_N[None], keys)[0], keys.made, lengths
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens in one pass over given texts."""
+        return self._tokens
+
+
+class SharedPrompts:
+    """Texts of which what several share was computed at once, and the rest is computed when it is asked for."""
+
+    def __init__(self, forward: SharedForward, rows: Sequence[list[int]]) -> None:
+        self._forward = forward
+        self._nodes = prefix_tree(rows)
+        self._leaves = {node.row: place for place, node in enumerate(self._nodes) if node.row is not None}
+        self._made: dict[int, Layers] = {}
+        for place, node in enumerate(self._nodes):
+            if node.row is None:
+                self._made[place] = forward.run_nodes([node], [self._before(node)])[1][0]
+
+    def batches(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """The rows in batches, the longest first."""
+        lengths = [len(self._nodes[self._leaves[row]].token_ids) for row in rows]
+        return ([rows[i] for i in batch] for batch in by_length(lengths, range(len(lengths)), self._forward.tokens))
+
+    def compute(self, batch: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
+        """What `SharedForward.run_nodes` says of these rows' own parts."""
+        nodes = [self._nodes[self._leaves[row]] for row in batch]
+        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes])
+
+    def open(self, batch: Sequence[int], answers: int, steps: int) -> tuple[Tensor, SharedAnswers]:
+        """Answers to the rows of a batch."""
+        states: dict[int, Tensor] = {}
+        own: dict[int, Layers] = {}
+        for part, (state_NH, made, lengths) in halving(self.batches(batch), self.compute):
+            ends = torch.tensor(lengths, device=state_NH.device).cumsum(0) - 1
+            states.update(zip(part, state_NH[ends], strict=True))
+            own.update(zip(part, made, strict=True))
+        chains = [self._chain(self._nodes[self._leaves[row]]) for row in batch]
+        shared = next(
+            (i for i, step in enumerate(zip(*chains, strict=False)) if len(set(step)) > 1), min(map(len, chains))
+        )
+        common = [self._made[place] for place in chains[0][:shared]]
+        rest = [
+            [*(self._made[place] for place in chain[shared:]), own[row]]
+            for chain, row in zip(chains, batch, strict=True)
+        ]
+        lengths = [self._length(row) for row in batch]
+        keys = AnswerKeys(common, rest, answers, steps)
+        return torch.stack([states[row] for row in batch]), SharedAnswers(self._forward, keys, lengths, answers)
+
+    def _length(self, row: int) -> int:
+        node = self._nodes[self._leaves[row]]
+        return node.start + len(node.token_ids)
+
+    def _chain(self, node: Node) -> list[int]:
+        """The places of what comes before a node, the first one first."""
+        chain: list[int] = []
+        parent = node.parent
+        while parent is not None:
+            chain.insert(0, parent)
+            parent = self._nodes[parent].parent
+        return chain
+
+    def _before(self, node: Node) -> list[Layers]:
+        return [self._made[place] for place in self._chain(node)]
+
+
+class SharedAnswers:
+    """Answers to prompts whose keys and values are there."""
+
+    def __init__(self, forward: SharedForward, keys: AnswerKeys, lengths: Sequence[int], answers: int) -> None:
+        self._forward = forward
+        self._keys = keys
+        self._positions_B = torch.tensor(lengths, device=keys.device).repeat_interleave(answers)
+
+    def step(self, token_B: Tensor) -> Tensor:
+        """One more token each."""
+        state_B1H = self._forward.run(token_B[:, None], self._positions_B[:, None], self._keys)
+        self._keys.advance()
+        self._positions_B = self._positions_B + 1
+        return state_B1H[:, 0]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all answers but these."""
+        self._keys.keep(rows)
+        self._positions_B = self._positions_B[rows]
+
+
+def by_length(lengths: Sequence[int], rows: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """The rows in batches of at most `tokens` tokens, or of one row; the longest first."""
+    batch: list[int] = []
+    total = 0
+    for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
+        if batch and total + lengths[row] > tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(row)
+        total += lengths[row]
+    if batch:
+        yield batch
+
+
+def _nodes_at(forward: SharedForward, nodes: Sequence[Node], batch: Sequence[int]) -> Any:
+    return forward.run_nodes([nodes[place] for place in batch], [[] for _ in batch])

@@ -1,0 +1,209 @@
+"""Keys and values that texts share, held once: of a prefix tree while it is computed, and of answers while they grow.
+
+The model runs without a cache of its own. Its attention is exchanged for one that hands each layer's queries, keys and
+values to a `Keys`, which knows what each query may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from selfreward.attention import KERNELS
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Of each layer keys (K, L, D) and values (K, L, E)."""
+
+SHARED_KEYS = "shared_keys"
+"""The name under which transformers knows this attention."""
+
+
+class Keys(Protocol):
+    """What the attention of a forward pass sees."""
+
+    def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
+        """The outputs (B, N, A, E) of a layer's queries."""
+        ...
+
+
+def _attend(
+    module: Any,
+    query_BAND: Tensor,
+    key_BKND: Tensor,
+    value_BKNE: Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    keys: Keys | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    assert keys is not None, "this attention is for shared keys alone"
+    scale = query_BAND.shape[-1] ** -0.5 if scaling is None else scaling
+    return keys.attend(module.layer_idx, query_BAND, key_BKND, value_BKNE, scale), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(SHARED_KEYS, _attend)
+
+
+class TreeKeys:
+    """Parts of texts in one row, one after the other, each of which sees itself and what came before it.
+
+    Args:
+        lengths: tokens of each part.
+        before: of each part the keys and values of what came before it, in pieces.
+        kernel: a key of `KERNELS`.
+
+    `made` has the parts' own keys and values, once the model has run.
+    """
+
+    def __init__(self, lengths: Sequence[int], before: Sequence[Sequence[Layers]], kernel: str) -> None:
+        self._lengths = list(lengths)
+        self._before = before
+        self._kernel = KERNELS[kernel]
+        self.made: list[Layers] = [[] for _ in lengths]
+
+    def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
+        """Part by part."""
+        queries, keys, values = (t[0].split(self._lengths, 1) for t in (query_BAND, key_BKND, value_BKNE))
+        outputs: list[Tensor] = []
+        for query_AND, key_KND, value_KNE, before, made in zip(
+            queries, keys, values, self._before, self.made, strict=True
+        ):
+            made.append((key_KND, value_KNE))
+            seen_keys = torch.cat([*(piece[layer][0] for piece in before), key_KND], 1)
+            seen_values = torch.cat([*(piece[layer][1] for piece in before), value_KNE], 1)
+            outputs.append(self._kernel(query_AND, seen_keys, seen_values, scale))
+        return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous()
+
+
+class AnswerKeys:
+    """Answers that grow by a token each step, side by side: what they see is held in three pieces.
+
+    What all prompts begin with is there once, the rest of a prompt once for its answers, and an answer's own tokens
+    once. The scores of the three are put side by side under one softmax.
+
+    Args:
+        common: what all prompts begin with, in pieces.
+        prompts: of each prompt the rest, in pieces.
+        answers: answers of each prompt.
+        steps: the most tokens that an answer will hand in.
+    """
+
+    def __init__(self, common: Sequence[Layers], prompts: Sequence[Sequence[Layers]], answers: int, steps: int) -> None:
+        self._common = [_joined(pieces) for pieces in zip(*common, strict=True)]
+        lengths = [sum(piece[0][0].shape[1] for piece in pieces) for pieces in prompts]
+        self._prompts = [
+            _padded([_joined([piece[layer] for piece in pieces]) for pieces in prompts], max(lengths))
+            for layer in range(len(prompts[0][0]))
+        ]
+        first_key = prompts[0][0][0][0]
+        self._beyond_PL = torch.arange(max(lengths), device=first_key.device) >= torch.tensor(
+            lengths, device=first_key.device
+        ).unsqueeze(1)
+        self._answers = answers
+        self._slots_B: Tensor | None = None  # of each row its place among all answers, once some are gone
+        self._own: Layers = []
+        self._steps = steps
+        self._length = 0
+
+    def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
+        """One query a row."""
+        rows, heads = key_BKND.shape[:2]
+        query_BKGD = query_BAND.reshape(rows, heads, -1, query_BAND.shape[-1])
+        own_key, own_value = self._extended(layer, key_BKND, value_BKNE)
+        prompt_key, prompt_value = self._prompts[layer]
+        scores = [self._of_prompts(query_BKGD, prompt_key.transpose(-1, -2)), _of_own(query_BKGD, own_key.mT)]
+        if self._common:
+            scores.insert(0, _of_common(query_BKGD, self._common[layer][0].mT))
+        sizes = [part.shape[-1] for part in scores]
+        scores_BKGM = torch.cat(scores, -1).float().mul_(scale)
+        self._hide_padding(scores_BKGM, sizes)
+        weights = scores_BKGM.softmax(-1).to(value_BKNE.dtype).split(sizes, -1)
+        output_BKGE = _of_own(weights[-1], own_value) + self._of_prompts(weights[-2], prompt_value)
+        if self._common:
+            output_BKGE += _of_common(weights[0], self._common[layer][1])
+        return output_BKGE.reshape(rows, 1, -1, output_BKGE.shape[-1])
+
+    @property
+    def device(self) -> torch.device:
+        return self._beyond_PL.device
+
+    def advance(self) -> None:
+        """Say that all layers have had this step."""
+        self._length += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all answers but these, and the prompts that have none left."""
+        slots_B = self._slots_B if self._slots_B is not None else self._all_slots(rows.device)
+        slots_B = slots_B[rows]
+        prompts_P, place_B = (slots_B // self._answers).unique(return_inverse=True)
+        if len(prompts_P) < len(self._beyond_PL):
+            self._prompts = [(key[prompts_P], value[prompts_P]) for key, value in self._prompts]
+            self._beyond_PL = self._beyond_PL[prompts_P]
+        self._slots_B = place_B * self._answers + slots_B % self._answers
+        for layer, (key, value) in enumerate(self._own):
+            self._own[layer] = (key[rows], value[rows])
+
+    def _all_slots(self, device: torch.device) -> Tensor:
+        return torch.arange(len(self._beyond_PL) * self._answers, device=device)
+
+    def _extended(self, layer: int, key_BKND: Tensor, value_BKNE: Tensor) -> tuple[Tensor, Tensor]:
+        if layer == len(self._own):
+            shape = (*key_BKND.shape[:2], self._steps)
+            self._own.append(
+                (key_BKND.new_empty(*shape, key_BKND.shape[-1]), value_BKNE.new_empty(*shape, value_BKNE.shape[-1]))
+            )
+        key, value = self._own[layer]
+        key[:, :, self._length], value[:, :, self._length] = key_BKND[:, :, 0], value_BKNE[:, :, 0]
+        return key[:, :, : self._length + 1], value[:, :, : self._length + 1]
+
+    def _of_prompts(self, rows_BKGX: Tensor, keys_PKXY: Tensor) -> Tensor:
+        """Each row times its prompt's matrix; the rows of a prompt share one product."""
+        prompts, heads, _, width = keys_PKXY.shape
+        grid = rows_BKGX
+        if self._slots_B is not None:
+            grid = rows_BKGX.new_zeros(prompts * self._answers, *rows_BKGX.shape[1:])
+            grid[self._slots_B] = rows_BKGX
+        groups = rows_BKGX.shape[2]
+        together = grid.view(prompts, self._answers, heads, groups, -1).transpose(1, 2)
+        product = together.reshape(prompts, heads, self._answers * groups, -1) @ keys_PKXY
+        apart = product.view(prompts, heads, self._answers, groups, width).transpose(1, 2)
+        apart = apart.reshape(-1, heads, groups, width)
+        return apart if self._slots_B is None else apart[self._slots_B]
+
+    def _hide_padding(self, scores_BKGM: Tensor, sizes: Sequence[int]) -> None:
+        slots_B = self._slots_B if self._slots_B is not None else self._all_slots(scores_BKGM.device)
+        beyond_BL = self._beyond_PL[slots_B // self._answers]
+        start = sum(sizes[:-2])
+        scores_BKGM[..., start : start + sizes[-2]].masked_fill_(beyond_BL[:, None, None], float("-inf"))
+
+
+def _of_common(rows_BKGX: Tensor, keys_KXY: Tensor) -> Tensor:
+    """All rows times one matrix a head."""
+    rows, heads, groups, _ = rows_BKGX.shape
+    product = rows_BKGX.transpose(0, 1).reshape(heads, rows * groups, -1) @ keys_KXY
+    return product.view(heads, rows, groups, -1).transpose(0, 1)
+
+
+def _of_own(rows_BKGX: Tensor, keys_BKXY: Tensor) -> Tensor:
+    """Each row times its own matrix."""
+    return rows_BKGX @ keys_BKXY
+
+
+def _joined(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    keys, values = zip(*pieces, strict=True)
+    return torch.cat(keys, 1), torch.cat(values, 1)
+
+
+def _padded(parts: Sequence[tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
+    """Parts of unlike length as one tensor (P, K, L, D) each, filled up with zeros."""
+    made: list[Tensor] = []
+    for tensors in zip(*parts, strict=True):
+        whole = tensors[0].new_zeros(len(tensors), tensors[0].shape[0], length, tensors[0].shape[2])
+        for place, tensor in enumerate(tensors):
+            whole[place, :, : tensor.shape[1]] = tensor
+        made.append(whole)
+    return made[0], made[1]

@@ -1,0 +1,108 @@
+"""The two ways through a model give the same states: shared and without padding, or padded with transformers' cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from selfreward.attention import KERNELS, is_exchangeable
+from selfreward.engines.base import Decoding, SampleRequest
+from selfreward.engines.forward import Forward
+from selfreward.engines.hf import HFEngine
+from selfreward.engines.padded_forward import PaddedForward
+from selfreward.engines.shared_forward import SharedForward
+from selfreward.models import Models
+
+PREFIX = list(range(20, 40))
+ROWS = [[*PREFIX, 7, 8, 9], [*PREFIX, 7, 10], [5, 6], [*PREFIX, *range(60, 75), 3], [*PREFIX, *range(60, 75), 4, 5]]
+
+
+def nothing() -> None:
+    """Memory that never runs out."""
+
+
+@pytest.fixture(params=sorted(KERNELS))
+def model(request: pytest.FixtureRequest, tiny_model: Path) -> Any:
+    return LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation=request.param).eval()
+
+
+@pytest.fixture
+def both(model: Any) -> Iterator[tuple[Forward, Forward]]:
+    with torch.inference_mode():
+        yield SharedForward(model, 40, nothing), PaddedForward(model, 0, 40, nothing)
+
+
+def last_states(forward: Forward, rows: list[list[int]]) -> torch.Tensor:
+    with forward.ready():
+        found = {
+            row: state for batch, states in forward.last_states(rows) for row, state in zip(batch, states, strict=True)
+        }
+    return torch.stack([found[row] for row in range(len(rows))])
+
+
+def test_last_states_are_the_same_however_they_are_computed(both: tuple[Forward, Forward]) -> None:
+    shared, padded = (last_states(forward, ROWS) for forward in both)
+    torch.testing.assert_close(shared, padded, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_shared_is_computed_once(both: tuple[Forward, Forward]) -> None:
+    for forward in both:
+        last_states(forward, ROWS)
+    shared, padded = (forward.computed for forward in both)
+    assert padded == sum(map(len, ROWS))
+    assert shared == 20 + 3 + 2 + 2 + 15 + 1 + 2
+
+
+def test_states_of_all_tokens_are_the_same(both: tuple[Forward, Forward]) -> None:
+    found: list[dict[int, torch.Tensor]] = []
+    for forward in both:
+        with forward.ready():
+            found.append(
+                {row: state for batch, states in forward.states(ROWS) for row, state in zip(batch, states, strict=True)}
+            )
+    for row in range(len(ROWS)):
+        torch.testing.assert_close(found[0][row], found[1][row], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [[0, 1, 2, 3, 4], [3, 4], [2]], ids=["mixed", "much in common", "one"])
+def test_answers_grow_the_same_also_after_some_have_left(both: tuple[Forward, Forward], batch: list[int]) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(3, 90, (6, 2 * len(batch)))
+    gone = torch.tensor([row for row in range(2 * len(batch)) if row not in (0, 2, 3)] or [0])
+    states: list[list[torch.Tensor]] = []
+    for forward in both:
+        with forward.ready():
+            first, answers = forward.prompts(ROWS).open(batch, answers=2, steps=6)
+            seen = [first, answers.step(tokens[0]), answers.step(tokens[1])]
+            answers.keep(gone)
+            seen += [answers.step(tokens[2][gone]), answers.step(tokens[3][gone])]
+            answers.keep(torch.tensor([len(gone) - 1]))
+            seen.append(answers.step(tokens[4][gone][-1:]))
+            states.append(seen)
+    for mine, other in zip(*states, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_the_models_own_attention_is_back_afterwards(model: Any) -> None:
+    before = model.config._attn_implementation
+    with torch.inference_mode(), pytest.raises(RuntimeError), SharedForward(model, 40, nothing).ready():
+        raise RuntimeError
+    assert model.config._attn_implementation == before
+
+
+def test_a_model_with_a_sliding_window_is_sampled_the_padded_way(tiny_model: Path, tmp_path: Path) -> None:
+    settings = LlamaForCausalLM.from_pretrained(tiny_model).config.to_dict()
+    torch.manual_seed(0)
+    model: Any = MistralForCausalLM(MistralConfig.from_dict(settings | {"model_type": "mistral", "sliding_window": 16}))
+    assert not is_exchangeable(model)
+    model.save_pretrained(tmp_path)
+    Models(tiny_model, "float32", "cpu").chat.tokenizer.save_pretrained(tmp_path)
+    engine = HFEngine(Models(tmp_path, "float32", "cpu"), rows=4, scoring_tokens=40, merge_adapter=False)
+    made = engine.sample([SampleRequest(ROWS[0], [0])], Decoding(0.0, 1.0, 8), None, lambda *_: None)[0][0]
+    generated = model.generate(torch.tensor([ROWS[0]]), do_sample=False, max_new_tokens=8)[0, len(ROWS[0]) :].tolist()
+    assert made.token_ids == generated[: len(made.token_ids)]
