@@ -32,6 +32,9 @@ def _forward(peft_forward: Any) -> Any:
             return peft_forward(x, *args, **kwargs)
         base, name = self.get_base_layer(), names[0]
         a_RI, b_OR, scale = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        if torch.is_inference_mode_enabled():
+            rounded = _rounded(self, a_RI, b_OR, x.dtype)
+            return _product(x, base.weight, base.bias, *rounded, scale)[0]
         return _LoraLinear.apply(x, base.weight, base.bias, a_RI, b_OR, scale)
 
     return forward
@@ -46,6 +49,25 @@ def _is_plain(layer: Any, name: str) -> bool:
     )
 
 
+def _rounded(layer: Any, a_RI: Tensor, b_OR: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The adapter's weights in the model's dtype, kept until they change: a step of decoding is short."""
+    versions = [0 if weight.is_inference() else weight._version for weight in (a_RI, b_OR)]
+    known = vars(layer).get("_rounded_adapter")
+    if known is None or known[0] is not a_RI or known[1] is not b_OR or known[2] != (versions, dtype):
+        known = layer._rounded_adapter = (a_RI, b_OR, (versions, dtype), (a_RI.to(dtype), b_OR.to(dtype)))
+    return known[3]
+
+
+def _product(
+    x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's output, its input as a matrix, and that one's low-rank image."""
+    x_NI = x.reshape(-1, x.shape[-1])
+    low_NR = x_NI @ a_RI.T
+    y_NO = torch.nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b_OR.T, alpha=scale)
+    return y_NO.view(*x.shape[:-1], -1), x_NI, low_NR
+
+
 class _LoraLinear(torch.autograd.Function):
     """y = x W' + b + s (x A') B', with gradients for x, A and B alone."""
 
@@ -53,12 +75,10 @@ class _LoraLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
     ) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        low_NR = x_NI @ a_RI.to(x.dtype).T
-        y_NO = torch.nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(low_NR, b_OR.to(x.dtype).T, alpha=scale)
+        y, x_NI, low_NR = _product(x, weight_OI, bias_O, a_RI.to(x.dtype), b_OR.to(x.dtype), scale)
         ctx.save_for_backward(x_NI, low_NR, weight_OI, a_RI, b_OR)
         ctx.scale = scale
-        return y_NO.view(*x.shape[:-1], -1)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import TrainerCallback
+
+Result = TypeVar("Result")
 
 
 def machine() -> str:
@@ -26,13 +28,18 @@ def machine() -> str:
     return f"{device}, torch {torch.__version__}"
 
 
-def timed(action: Callable[[], Any]) -> float:
-    """Seconds that `action` takes, the device's work included."""
+def clocked(action: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds that `action` takes, the device's work included, and what it returns."""
     began = time.perf_counter()
-    action()
+    result = action()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, result
+
+
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds that `action` takes."""
+    return clocked(action)[0]
 
 
 def timed_training(trainer: Any) -> float:

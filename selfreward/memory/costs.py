@@ -25,6 +25,8 @@ NF4_BYTES = 0.516
 RUBRIC_TOKENS = 512
 """Room for a judge's own words around a prompt and an answer."""
 
+_SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}
+
 Parts = dict[str, int]
 """Bytes by what they are for."""
 
@@ -122,14 +124,22 @@ class Costs:
         """`answers` to each prompt, side by side."""
         prompts = max(rows // answers, 1)
         rows = prompts * answers
-        prefill = self._forward_bytes(prompts * prompt, prompts * prompt * prompt)
-        # A layer's keys and values are there twice while they grow.
-        cache = int(self._cache_bytes(rows * (prompt + new)) * (1 + 1 / self._text.num_hidden_layers))
+        shares = self._skeleton.shares_keys  # a prompt's keys are there once then, and prompts are computed in batches
+        at_once = min(prompts, max(self.most_scored // prompt, 1)) if shares else prompts
+        prefill = self._forward_bytes(at_once * prompt, at_once * prompt * prompt)
+        kept = (prompts if shares else rows) * prompt + rows * new
+        # A layer's keys and values are there twice while they grow, or lose the rows that are finished.
+        cache = int(self._cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
         return self.fixed | {
             "keys and values": cache,
             "activations": max(prefill - self._cache_bytes(rows * new), 0),  # done before the cache has grown
             "head chunk": rows * self._text.vocab_size * 4 * 3,
         }
+
+    @property
+    def most_scored(self) -> int:
+        """The most tokens in one pass over given texts; on a CPU, more would fall out of its caches."""
+        return self.cfg.memory.scoring_tokens or _SCORING_TOKENS[self.kind]
 
     @property
     def _judged(self) -> int:

@@ -21,7 +21,6 @@ from selfreward.training.losses import LOSSES
 
 _STEP_TOKENS = {"cpu": 1024, "cuda": 16384}  # a micro-batch of more is no faster
 _SAMPLING_ROWS = {"cpu": 64, "cuda": 256}
-_SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}  # on a CPU, larger batches fall out of its caches
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Plan:
     def scoring_tokens(self) -> int:
         """Tokens in one scoring batch, padding included."""
         wanted = self._cfg.memory.scoring_tokens
-        return self._largest("scoring", wanted, _SCORING_TOKENS[self._kind], LEAST_SCORED, self.costs.scoring)
+        return self._largest("scoring", wanted, self.costs.most_scored, LEAST_SCORED, self.costs.scoring)
 
     def _micro_batches(self, longest: Sequence[Lengths]) -> list[int]:
         """Sizes to try, the largest first."""

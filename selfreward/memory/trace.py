@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from selfreward.attention import is_exchangeable
 from selfreward.config import SpeedConfig
 from selfreward.fused_lora import fuse_adapters
 from selfreward.head import Head, score_tokens
@@ -55,6 +56,7 @@ class Skeleton:
         model = self._build(config.get_text_config().num_hidden_layers)
         self.parameters = {name: p for name, p in model.get_base_model().named_parameters() if "lora_" not in name}
         self.adapter_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.shares_keys = is_exchangeable(model.get_base_model())
 
     @cached_property
     def is_traceable(self) -> bool:

@@ -249,3 +249,23 @@ def test_layers_that_are_not_linear_are_left_alone() -> None:
     adapted = randomise(peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0", "1"])))
     x = torch.arange(8).view(2, 4)
     torch.testing.assert_close(fused(adapted)(x), adapted(x), rtol=1e-6, atol=1e-6)
+
+
+def test_without_gradients_an_adapter_that_was_trained_on_or_switched_counts_as_it_is_now() -> None:
+    model = with_adapter(torch.bfloat16)
+    model.add_adapter("other", peft.LoraConfig(r=2, lora_alpha=2, target_modules=["first"]))
+    shorter, x = fused(model), inputs(2, 5).bfloat16()
+
+    def outputs() -> list[Tensor]:
+        found: list[Tensor] = []
+        for name in ("default", "other"):
+            shorter.set_adapter(name)
+            with torch.inference_mode():
+                found.append(shorter(x).clone())
+            assert torch.equal(found[-1], shorter(x))
+        return found
+
+    before = outputs()
+    randomise(shorter, seed=7)
+    after = outputs()
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -98,10 +98,8 @@ def test_keys_and_values_are_those_of_a_real_cache(dtype: str) -> None:
             model.model(input_ids=torch.ones(rows, tokens, dtype=torch.long), past_key_values=filled)
         return sum(t.nbytes for layer in filled.layers for t in (layer.keys, layer.values))
 
-    answers = cache(6, 40 + 12)
-    assert (
-        plan.costs.sampling(6)["keys and values"] == answers + answers // 3
-    )  # a layer's is there twice while it grows
+    answers = cache(6, 40 + 12)  # held-out answers, one a prompt, take most
+    assert plan.costs.sampling(6)["keys and values"] == answers + answers // 3  # a layer's is there twice for a moment
     judged = 40 + 12 + 512  # a judge's prompt: a prompt, an answer, and its own words
     assert plan.costs.scoring(2 * judged)["keys and values"] == cache(2, judged)
 
@@ -205,14 +203,15 @@ def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, amounts: 
 
 
 def test_a_prompt_s_answers_are_decoded_together_whatever_the_rows() -> None:
-    costs = Plan(tiny(), short(sampling__n=8), "cpu").costs
-    assert costs.sampling(2)["keys and values"] == costs.sampling(8)["keys and values"]
+    costs = Plan(tiny(), short(sampling__n=64), "cpu").costs
+    assert costs.sampling(1) == costs.sampling(2)
 
 
 def test_a_judge_that_writes_reads_more_than_the_policy() -> None:
     sampled = short(judge__mode="sampled", judge__max_new_tokens=160, judge__samples=3)
     expected, written = (Plan(tiny(), cfg, "cpu").costs.sampling(6) for cfg in (short(), sampled))
-    assert written["keys and values"] / expected["keys and values"] == (52 + 512 + 160) / 52
+    judged, answered = 2 * (52 + 512) + 6 * 160, 6 * (40 + 12)  # two candidates judged thrice, six held-out answers
+    assert written["keys and values"] / expected["keys and values"] == judged / answered
 
 
 def test_no_fewer_rows_are_named_than_a_prompt_has_answers() -> None:

@@ -31,7 +31,7 @@ def test_nf4_is_refused_without_cuda() -> None:
         Plan(tiny(), default(train__quantization="nf4"), "cpu")
 
 
-@pytest.mark.parametrize(("key", "value"), [("sampling_rows", 64), ("scoring_tokens", 4096)])
+@pytest.mark.parametrize(("key", "value"), [("sampling_rows", 4096), ("scoring_tokens", 4096)])
 def test_what_was_set_too_large_is_named_with_what_would_fit(key: str, value: int) -> None:
     cfg = default(**{"model__dtype": "float32", "memory__ram_gb": 0.95, f"memory__{key}": value})
     with pytest.raises(ConfigError, match=rf"needs .* GiB; use memory\.{key}=\d+ or memory\.ram_gb=\S+$"):

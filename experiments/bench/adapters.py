@@ -1,0 +1,84 @@
+"""Adapters to sample and to judge with. They are made once and kept with the other artifacts of the benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from selfreward.adapters import WEIGHTS, Adapter
+from selfreward.config import LoraConfig
+from selfreward.judges.rubric import ASK, RUBRIC
+from selfreward.judges.texts import fill
+from selfreward.models import Models, save_adapter
+
+GRADED = Path("../shared/data/eft_oasst2_quality.jsonl")
+FOLDER = Path("outputs/bench/adapters")
+VERDICTS = [
+    "It is hardly about what was asked, and little of it helps.",
+    "It is on topic, but it deals with a small part of the request and leaves the rest out.",
+    "It is on topic and deals with a good part of the request, though something is missing and it could be clearer.",
+    "It is on topic, has substance and does most of what was asked, with some repetition.",
+    "It does what was asked, keeps to the limits of the request, and is clear and well ordered.",
+    "It is correct throughout, complete, clear and well ordered, and an expert would change nothing.",
+]
+
+
+def policy(models: Models) -> Adapter:
+    """An adapter that changes the model a little, as one iteration of training does."""
+    folder = FOLDER / "policy"
+    if not (folder / WEIGHTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with models.trainable(None, LoraConfig(), 0) as model:
+            torch.manual_seed(1)
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.data.normal_(0, 0.005)
+            save_adapter(model, folder)
+    return Adapter("bench-policy", folder)
+
+
+def grader(models: Models) -> Adapter:
+    """An adapter that writes verdicts which can be read: the small model as it is writes hardly any.
+
+    It is tuned for a minute or two on replies that people graded, with one sentence for each grade.
+    """
+    folder = FOLDER / "grader"
+    if not (folder / WEIGHTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with models.trainable(None, LoraConfig(), 0) as model:
+            _tune(model, _examples(models))
+            save_adapter(model, folder)
+    return Adapter("bench-grader", folder)
+
+
+def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int]]]:
+    """Token ids of a judge's prompt and of its reply, as many of each grade as there are."""
+    by_grade: dict[int, list[tuple[list[int], list[int]]]] = {grade: [] for grade in range(len(VERDICTS))}
+    chat = models.chat
+    for line in GRADED.read_text().splitlines():
+        row = json.loads(line)
+        for response in row["responses"]:
+            grade = round(response["quality"] * (len(VERDICTS) - 1))
+            message = fill(RUBRIC, prompt=row["prompt"], candidate=response["text"]) + "\n\n" + ASK["sampled"].strip()
+            asked = chat.render(message)
+            reply = chat.tokenizer(f"{VERDICTS[grade]}\nScore: {grade}", add_special_tokens=False)["input_ids"]
+            if len(asked) <= 448:
+                by_grade[grade].append((asked, [*reply, models.end_ids[0]]))
+    each = count // len(VERDICTS)
+    return [example for examples in by_grade.values() for example in examples[:each]]
+
+
+def _tune(model: torch.nn.Module, examples: list[tuple[list[int], list[int]]]) -> None:
+    """One pass of cross-entropy on the replies, in steps of four examples."""
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-4)
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+    model.train()
+    for place, index in enumerate(order, start=1):
+        asked, reply = examples[index]
+        labels = torch.tensor([[-100] * len(asked) + reply])
+        model(input_ids=torch.tensor([asked + reply]), labels=labels).loss.backward()
+        if place % 4 == 0:
+            optimiser.step()
+            optimiser.zero_grad()
