@@ -196,7 +196,9 @@ def _snapshot(model: PeftModel) -> list[torch.Tensor]:
 
 
 def _sha256(tensors: Sequence[torch.Tensor]) -> str:
-    return hashlib.sha256(b"".join(tensor.flatten().view(torch.uint8).numpy() for tensor in tensors)).hexdigest()
+    return hashlib.sha256(
+        b"".join(tensor.flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    ).hexdigest()
 
 
 class _Progress(TrainerCallback):
