@@ -172,6 +172,15 @@ class TrackingConfig(Execution):
 
 
 @dataclass
+class LaunchConfig(Execution):
+    """How many processes a run is spread over, and what starts them."""
+
+    kind: str = _choice("single", "single", "accelerate")
+    processes: int | None = _number(None, least=1)  # for kind=accelerate; None: config_file's, else one for each GPU
+    config_file: str | None = None  # of `accelerate config`, for kind=accelerate
+
+
+@dataclass
 class RunConfig(Execution):
     """A whole run: `python -m selfreward.run iteration=3` makes policy 3 exist."""
 
@@ -191,6 +200,7 @@ class RunConfig(Execution):
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
 
 def artifacts_dir(cfg: RunConfig) -> Path:
@@ -269,9 +279,21 @@ def _check_across(cfg: RunConfig) -> None:
     if cfg.memory.micro_batch and cfg.memory.micro_batch > cfg.train.batch_size:
         remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
         raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
+    _check_launch(cfg.launch)
     if cfg.sampling.temperature == 0:
         raise ConfigError(
             "sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0"
+        )
+
+
+def _check_launch(launch: LaunchConfig) -> None:
+    for key in ("processes", "config_file"):
+        if launch.kind == "single" and getattr(launch, key) is not None:
+            remedy = "launch.kind=single is one process; set launch=accelerate too"
+            raise ConfigError(f"launch.{key}", getattr(launch, key), remedy)
+    if launch.config_file and not Path(launch.config_file).is_file():
+        raise ConfigError(
+            "launch.config_file", launch.config_file, "there is no such file; `accelerate config` writes one"
         )
 
 

@@ -53,6 +53,18 @@ class BusyError(SelfRewardError):
     """Another process is at work in the same run folder."""
 
 
+class LaunchError(SelfRewardError):
+    """A run over several processes of which one failed: its line, and its exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class PeerError(SelfRewardError):
+    """Another process of the same run has ended; why, it has said itself."""
+
+
 def _shown(value: object) -> str:
     """A value as one writes it on the command line."""
     if value is None or isinstance(value, bool):

@@ -9,7 +9,7 @@ from selfreward.engines import ENGINES
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.sources import SOURCES
-from selfreward.training.losses import LOSSES, check_loss
+from selfreward.training.losses import LOSSES, check_loss, check_spread
 
 KINDS: Mapping[str, Mapping[str, object]] = {
     "prompts.kind": SOURCES,
@@ -24,3 +24,4 @@ def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
     check_loss(cfg.train, cfg.memory)
+    check_spread(cfg.train, 1 if cfg.launch.kind == "single" else cfg.launch.processes)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -21,15 +21,19 @@ from selfreward.cap import MemoryMeter
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir, check_folders
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
+from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
+from selfreward.launch import launch
 from selfreward.loop import loop
 from selfreward.sources import SOURCES
+from selfreward.sources.pool import Pool
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
+from selfreward.store.observer import Observer, Silent
 from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.run_folder import held, is_linked, link, write_settings
+from selfreward.tracking.run_folder import held, is_linked, link, linked, write_settings
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
 
@@ -67,31 +71,64 @@ def _command(cfg: DictConfig) -> float:
 
 
 def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
-    """Make policy `cfg.iteration` exist and show what it came to.
+    """Make policy `cfg.iteration` exist and show what it came to, in this process or in others that it starts.
 
     Returns its win rate over policy 0, for sweepers that look for the best settings.
     """
+    pool = prepare(cfg)
+    if cfg.launch.kind == "single":
+        take_one_gpu()
+        return follow(cfg, pool, settings, folder)
+    with held(folder):
+        write_settings(folder, settings)
+    launch(cfg.launch, folder)
+    return linked(folder, cfg.iteration, "evaluation").metrics["win_rate"]
+
+
+def prepare(cfg: RunConfig) -> Pool:
+    """Check the settings and what they point at, and read the prompts."""
     _quieten()
     check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
     check_folders(cfg)
+    return pool
+
+
+def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, group: Group = ALONE) -> float:
+    """Go through the loop, with the other processes of `group`. The first of them shows what it comes to."""
+    if not group.leads:
+        iterations = list(_steps(cfg, pool, Silent(), lambda _: None, group))
+        return iterations[-1]["evaluation"].metrics["win_rate"]
     with held(folder):
         console = RunConsole(folder / "run.log")
         try:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name}, in {folder}")
-            model_folder = model_files.locate(cfg.model.name, cfg.model.revision, console.say)
-            identity = model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization)
-            tools = Tools(pool, model_folder, cfg, console.say)
-            store = Store(artifacts_dir(cfg), tools, console, MemoryMeter(cfg.memory.cap_gb))
+            steps = _steps(cfg, pool, console, console.say, group)
             write_settings(folder, settings)
-            iterations = _follow(cfg, settings, folder, console, loop(cfg, identity, store))
+            iterations = _mirror(cfg, settings, folder, console, steps)
         finally:
             console.close()
     return iterations[-1]["evaluation"].metrics["win_rate"]
 
 
-def _follow(
+def _steps(
+    cfg: RunConfig, pool: Pool, observer: Observer, say: Callable[[Any], None], group: Group
+) -> Iterator[Iteration]:
+    """The loop. Files that have to be fetched are fetched by the first process, and then found by the others."""
+
+    def find() -> Path:
+        return model_files.locate(cfg.model.name, cfg.model.revision, say)
+
+    first = group.share(find)
+    model_folder = first if group.leads else find()
+    identity = group.share(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
+    tools = Tools(pool, model_folder, cfg, say)
+    store = Store(artifacts_dir(cfg), tools, observer, MemoryMeter(cfg.memory.cap_gb), group)
+    return loop(cfg, identity, store)
+
+
+def _mirror(
     cfg: RunConfig, settings: dict[str, Any], folder: Path, console: RunConsole, steps: Iterator[Iteration]
 ) -> list[Iteration]:
     """Go through the loop and mirror each iteration on the console, in W&B and in the report."""

@@ -12,15 +12,22 @@ from pathlib import Path
 
 import psutil
 
+from selfreward.group import local_processes
+
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def set_threads() -> None:
-    """Have PyTorch use `usable_cores()` threads, unless `OMP_NUM_THREADS` says otherwise."""
+    """Have PyTorch use this process's part of `usable_cores()`, unless `OMP_NUM_THREADS` says otherwise."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(threads_each(local_processes()))
+
+
+def threads_each(processes: int) -> int:
+    """Threads for each of so many processes on this machine."""
+    return max(usable_cores() // processes, 1)
 
 
 def usable_cores(quota: Path = _QUOTA) -> int:

@@ -16,6 +16,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from selfreward.config import LoraConfig, MemoryConfig, SpeedConfig, TrainConfig
+from selfreward.group import ALONE, Group
 from selfreward.models import TRAINED, Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
@@ -207,14 +208,16 @@ class InStage:
     notes: list[str]
 
 
-def train_in_stage(folder: Path, pairs: Sequence[PreferencePair], scratch: Path, how: Settings) -> InStage:
+def train_in_stage(
+    folder: Path, pairs: Sequence[PreferencePair], scratch: Path, how: Settings, group: Group = ALONE
+) -> InStage:
     """Train as the stage does, from a policy that is its own reference."""
     recorder = Recorder()
-    work = Work(scratch / "policy", 0, recorder, NoMeter())
+    work = Work(scratch / "policy", 0, recorder, NoMeter(), group)
     with trainable(folder, how.speed, how.train.lora) as (model, tokenizer):
         given = references(model, tokenizer, pairs, how.speed)
         metrics = train_dpo(model, tokenizer, pairs, given, how, Start(equals_reference=True, seed=0), work)
-        return InStage(metrics, _adapter(model), work.cost.tokens, recorder.notes)
+        return InStage(metrics, _adapter(model), work.total_cost().tokens, recorder.notes)
 
 
 def assert_same(found: InStage, expected: InStage) -> None:

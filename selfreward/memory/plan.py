@@ -15,6 +15,7 @@ import psutil
 from selfreward.cap import GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError
+from selfreward.group import local_processes
 from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
@@ -124,7 +125,7 @@ class Plan:
     def _default_limit(self) -> float:
         if self._kind == "cuda":
             return self._cfg.memory.cap_gb
-        return self._cfg.memory.ram_gb or psutil.virtual_memory().total / GIB
+        return self._cfg.memory.ram_gb or psutil.virtual_memory().total / GIB / local_processes()
 
     def _holds(self, total: int) -> bool:
         return total <= self.limit_gb * GIB

@@ -42,7 +42,8 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     )
     with tools.models.trainable(previous, config.train.lora, start.seed) as model:
         metrics = train_dpo(model, tools.models.chat.tokenizer, pairs, references, settings, start, work)
-        save_adapter(model, work.folder)
+        if work.group.leads:
+            save_adapter(model, work.folder)
     return metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from selfreward.errors import ArtifactError
+from selfreward.group import ALONE, Group
 from selfreward.records import Record, from_table
 from selfreward.store.identity import Identity, artifact_id, file_sha256, plain
 from selfreward.store.manifest import Manifest, git_revision, library_versions
@@ -88,13 +89,25 @@ class Stage(Generic[Config, Tools]):
 
 
 class Store(Generic[Tools]):
-    """The artifacts below one folder, shared by all runs that point at it."""
+    """The artifacts below one folder, shared by all runs that point at it.
 
-    def __init__(self, root: Path, tools: Tools, observer: Observer | None = None, meter: Meter | None = None) -> None:
+    Where a run has several processes, all of `group` make an artifact together, and ask for the same ones in the same
+    order. The first looks for it, holds its lock and writes its manifest.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        tools: Tools,
+        observer: Observer | None = None,
+        meter: Meter | None = None,
+        group: Group = ALONE,
+    ) -> None:
         self.root = root
         self.tools = tools
         self.observer: Observer = observer or Silent()
         self.meter: Meter = meter or NoMeter()
+        self.group = group
 
     def run(
         self,
@@ -108,17 +121,18 @@ class Store(Generic[Tools]):
         references = {name: parent.reference for name, parent in parents.items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
         folder = self.root / stage.name / identifier
-        if manifest := Manifest.read(folder):
+        if manifest := self.group.share(lambda: Manifest.read(folder)):
             return self._reuse(folder, manifest)
-        with self._locked(stage.name, identifier):
-            if manifest := Manifest.read(folder):
+        with self._locked(stage.name, identifier) if self.group.leads else nullcontext():
+            if manifest := self.group.share(lambda: Manifest.read(folder)):
                 return self._reuse(folder, manifest)
             manifest = self._make(stage, config, parents, references, seed, folder)
         self.observer.finished(manifest, reused=False)
         return Artifact(folder, manifest)
 
     def _reuse(self, folder: Path, manifest: Manifest) -> Artifact:
-        shutil.rmtree(folder / "partial", ignore_errors=True)
+        if self.group.leads:
+            shutil.rmtree(folder / "partial", ignore_errors=True)
         self.observer.finished(manifest, reused=True)
         return Artifact(folder, manifest)
 
@@ -134,8 +148,11 @@ class Store(Generic[Tools]):
         folder.mkdir(parents=True, exist_ok=True)
         self.observer.started(stage.name, folder.name)
         with self.meter.measure() as peak:
-            work = Work(folder, seed, self.observer, peak)
+            work = Work(folder, seed, self.observer, peak, self.group)
             metrics = stage.function(config, parents, work, self.tools)
+            cost = work.total_cost()
+
+        def complete() -> Manifest:
             manifest = Manifest(
                 stage=stage.name,
                 stage_version=stage.version,
@@ -145,13 +162,15 @@ class Store(Generic[Tools]):
                 seed=seed,
                 files=work.files(),
                 metrics=metrics,
-                cost=work.cost,
+                cost=cost,
                 libraries=library_versions(),
                 git_revision=git_revision(),
             )
-        manifest.write(folder)
-        shutil.rmtree(folder / "partial", ignore_errors=True)
-        return manifest
+            manifest.write(folder)
+            shutil.rmtree(folder / "partial", ignore_errors=True)
+            return manifest
+
+        return self.group.share(complete)
 
     @contextmanager
     def _locked(self, stage: str, identifier: str) -> Iterator[None]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from selfreward.errors import BusyError
+from selfreward.errors import ArtifactError, BusyError
+from selfreward.store import Artifact, Manifest
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.metrics import Iteration, artifact_names
 
@@ -52,6 +53,14 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
             path.unlink(missing_ok=True)
             path.symlink_to(target, target_is_directory=True)
     write_atomically(folder / LINEAGE, _lineage(iterations))
+
+
+def linked(folder: Path, number: int, name: str) -> Artifact:
+    """The artifact that is linked under this name in iteration `number`. Raises `ArtifactError` where it isn't."""
+    path = folder / "iterations" / str(number) / name
+    if (manifest := Manifest.read(path)) is None:
+        raise ArtifactError(f"{path} leads to no artifact: the run has not come so far")
+    return Artifact(path, manifest)
 
 
 def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,9 +18,10 @@ from trl.trainer.dpo_config import DPOConfig
 
 from selfreward.config import MemoryConfig, SpeedConfig, TrainConfig
 from selfreward.errors import TrainingError
+from selfreward.group import ALONE
 from selfreward.models import TRAINED
 from selfreward.records import PreferencePair, ReferenceLogprobs
-from selfreward.store import Metrics, Work
+from selfreward.store import Cost, Metrics, Work
 from selfreward.training.checkpoint import CheckpointCallback, newest_whole
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
@@ -79,6 +81,7 @@ def make_trainer(
     trainer.micro_batch = settings.micro_batch
     trainer.ram_gb = settings.memory.ram_gb
     trainer.note = lambda _: None
+    trainer.group = ALONE
     trainer.splits = not LOSSES[settings.train.loss].couples_pairs
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
@@ -99,13 +102,14 @@ def train_dpo(
     Raises `TrainingError` where the references are not what training computes, where the first loss shows that policy
     and reference differ though they should not, or where the adapter did not change.
     """
-    resumed = newest_whole(work.scratch)
-    if resumed:
-        work.earlier += resumed[1]
+    resumed = work.group.share(lambda: newest_whole(work.scratch))
     trainer = make_trainer(model, tokenizer, pairs, references, settings, start.seed, work.scratch)
     trainer.note = work.note
-    trainer.add_callback(CheckpointCallback(settings.memory.checkpoint_seconds, lambda: work.cost))
-    trainer.add_callback(_Progress(work))
+    trainer.group = work.group
+    if work.group.leads:  # the processes hold the same adapter after every step: one keeps account, and checkpoints
+        work.earlier += resumed[1] if resumed else Cost()
+        trainer.add_callback(CheckpointCallback(settings.memory.checkpoint_seconds, lambda: work.cost))
+        trainer.add_callback(_Progress(work))
     before = _snapshot(model)
     with fast_forward(model.get_base_model(), settings.speed):
         model.eval()
@@ -118,8 +122,11 @@ def train_dpo(
     exact = start.equals_reference and settings.train.lora.dropout == 0
     if exact and settings.train.loss in STARTS_AT_LN_2:
         check_start(curve[0]["loss"])
-    if all(torch.equal(old, new) for old, new in zip(before, _snapshot(model), strict=True)):
+    after = _snapshot(model)
+    if all(torch.equal(old, new) for old, new in zip(before, after, strict=True)):
         raise TrainingError("training left the adapter as it was: raise train.learning_rate or train.epochs")
+    if len(set(work.group.gather(_sha256(after)))) > 1:
+        raise TrainingError("the processes came to different adapters: use devices of one kind, or launch=single")
     return {
         "pairs": len(pairs),
         "steps": trainer.state.global_step,
@@ -186,6 +193,12 @@ def _dataset(pairs: Sequence[PreferencePair], references: Sequence[ReferenceLogp
 
 def _snapshot(model: PeftModel) -> list[torch.Tensor]:
     return [parameter.detach().to("cpu", copy=True) for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _sha256(tensors: Sequence[torch.Tensor]) -> str:
+    return hashlib.sha256(
+        b"".join(tensor.flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors)
+    ).hexdigest()
 
 
 class _Progress(TrainerCallback):

@@ -44,6 +44,14 @@ STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}
 """Losses whose value is ln 2 where the policy equals its reference."""
 
 
+def check_spread(train: TrainConfig, processes: int | None) -> None:
+    """Raise `ConfigError` for a loss whose batch can't be divided among processes."""
+    if LOSSES[train.loss].couples_pairs and processes != 1:
+        spread = "several processes" if processes is None else f"launch.processes={processes}"
+        remedy = f"it compares the pairs of a batch, which {spread} would divide; use launch=single, or another loss"
+        raise ConfigError("train.loss", train.loss, remedy)
+
+
 def check_loss(train: TrainConfig, memory: MemoryConfig) -> None:
     """Raise `ConfigError` for a loss and a label smoothing, or a loss and a micro-batch, that don't go together."""
     if LOSSES[train.loss].couples_pairs and memory.micro_batch not in (None, train.batch_size):

@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from selfreward.config import SpeedConfig
 from selfreward.errors import TrainingError
+from selfreward.group import ALONE, Group
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.forward import fast_forward
 
@@ -28,10 +29,12 @@ def compute_references(
     speed: SpeedConfig,
     tokens: int,
     advance: Callable[[int, int], None],
+    group: Group = ALONE,
 ) -> list[ReferenceLogprobs]:
     """Log-probabilities of each pair under `model` as it stands, by the forward pass that training takes.
 
-    Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done.
+    Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The
+    processes of `group` divide the batches, which are the same however many they are.
     """
     base: Any = model.get_base_model()
     before = vars(base).get("forward")
@@ -40,7 +43,7 @@ def compute_references(
     found: dict[int, ReferenceLogprobs] = {}
     try:
         with fast_forward(base, speed):
-            for batch in _batches(pairs, tokens):
+            for batch in group.mine(list(_batches(pairs, tokens))):
                 scored = score_references(model, tokenizer, [pairs[i] for i in batch])
                 found.update(zip(batch, scored, strict=True))
                 advance(len(batch), sum(_tokens(pairs[i]) for i in batch))
@@ -48,6 +51,8 @@ def compute_references(
         vars(base).pop("forward")
         if before is not None:
             base.forward = before
+    for others in group.gather(found):
+        found.update(others)
     return [found[i] for i in range(len(pairs))]
 
 

@@ -24,6 +24,7 @@ GROUPS = {
     "memory",
     "speed",
     "tracking",
+    "launch",
     "experiment",
 }
 
@@ -41,7 +42,18 @@ def test_there_is_a_folder_for_each_group() -> None:
 def test_the_composed_defaults_are_those_of_the_schema() -> None:
     """The YAML states choices, not defaults: a default stands in one place."""
     composed, schema = compose_run([]), RunConfig()
-    for group in ("sampling", "judge", "pairs", "train", "evaluation", "memory", "speed", "tracking", "engine"):
+    for group in (
+        "sampling",
+        "judge",
+        "pairs",
+        "train",
+        "evaluation",
+        "memory",
+        "speed",
+        "tracking",
+        "engine",
+        "launch",
+    ):
         assert getattr(composed, group) == getattr(schema, group)
 
 

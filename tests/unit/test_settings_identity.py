@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import MemoryConfig, RunConfig, SpeedConfig, TrackingConfig
+from selfreward.config import LaunchConfig, MemoryConfig, RunConfig, SpeedConfig, TrackingConfig
 from selfreward.loop import loop
 from selfreward.model_files import identify, locate
 from selfreward.sources import SOURCES
@@ -109,6 +109,7 @@ EXECUTION = {
     "engine.device",
     *(f"memory.{field.name}" for field in dataclasses.fields(MemoryConfig)),
     *(f"speed.{field.name}" for field in dataclasses.fields(SpeedConfig)),
+    *(f"launch.{field.name}" for field in dataclasses.fields(LaunchConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
 }
 TESTED_ALONE = {"iteration", "model.name", "prompts.path"}
