@@ -8,6 +8,7 @@ from selfreward.config import RunConfig, validate
 from selfreward.engines import ENGINES
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
+from selfreward.roles import check_engines
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss
 
@@ -23,4 +24,5 @@ KINDS: Mapping[str, Mapping[str, object]] = {
 def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
+    check_engines(cfg)
     check_loss(cfg.train, cfg.memory)
