@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -72,12 +73,20 @@ class JudgeConfig(Identity):
     """Who scores candidates, and how."""
 
     kind: str = "rubric"  # a key of `selfreward.judges.JUDGES`
+    engine: str | None = None  # a key of `engines`: an outside judge, say; None is the run's own engine
     mode: str = _choice("expected", "expected", "sampled")
     samples: int = _number(3, least=1)  # judgements of each candidate, for mode=sampled
     temperature: float = _number(0.7, above=0)  # for mode=sampled
     top_p: float = _number(0.9, above=0, most=1)  # for mode=sampled
     max_new_tokens: int = _number(160, least=1)  # of the judge's own reply, for mode=sampled
     shard_size: int = _number(16, least=1)  # prompts in one unit of work
+
+    @property
+    def in_use(self) -> dict[str, Any]:
+        """The settings that judgements depend on: none of another mode, and not what their engine is called."""
+        sampled = {"samples", "temperature", "top_p", "max_new_tokens"}
+        left_out = {"engine"} if self.mode == "sampled" else {"engine", *sampled}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
 @dataclass
@@ -121,8 +130,9 @@ class TrainConfig(Identity):
 
 @dataclass
 class EvaluationConfig(Identity):
-    """How a policy is held against policy 0 on held-out prompts. Policy 0 judges, so that iterations compare."""
+    """How a policy is held against policy 0 on held-out prompts. One judge for all, so that iterations compare."""
 
+    engine: str | None = None  # a key of `engines`: an outside grader, say; None: policy 0 judges, on the run's own
     temperature: float = _number(0.7, least=0)
     top_p: float = _number(0.9, above=0, most=1)
     max_new_tokens: int = _number(96, least=1)
@@ -135,8 +145,15 @@ class EngineConfig(Execution):
     """What samples and scores."""
 
     kind: str = "hf"  # a key of `selfreward.engines.ENGINES`
+    tokenizer: str | None = None  # folder or hub name, of an engine that runs another model than this run's
     device: str = _choice("auto", "auto", "cpu", "cuda", "mps")
     merge_adapter: bool = False  # fold the adapter into the weights while sampling: faster, and inexact
+    parity_limit: float | None = _number(None, above=0)  # nats a token it may be off training; None: by model.dtype
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it runs a model of its own, which no policy's adapter fits."""
+        return self.tokenizer is not None
 
 
 @dataclass
@@ -197,6 +214,7 @@ class RunConfig(Execution):
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    engines: dict[str, EngineConfig] = field(default_factory=dict)  # further ones, for judge.engine, evaluation.engine
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -215,9 +233,15 @@ def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
     """
     for key, value, metadata in _settings(cfg, ""):
         _check_range(key, value, metadata)
-        if key in kinds and value not in kinds[key]:
-            raise ConfigError(key, value, f"use one of {', '.join(kinds[key])}")
+        known = kinds.get(schema_key(key))
+        if known is not None and value not in known:
+            raise ConfigError(key, value, f"use one of {', '.join(known)}")
     _check_across(cfg)
+
+
+def schema_key(key: str) -> str:
+    """The key in the schema: a further engine has the settings that the run's own has."""
+    return re.sub(r"^engines\.[^.]+\.", "engine.", key)
 
 
 def check_folders(cfg: RunConfig) -> None:
@@ -231,6 +255,9 @@ def _settings(group: Any, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, 
         value = getattr(group, entry.name)
         if dataclasses.is_dataclass(value):
             yield from _settings(value, f"{prefix}{entry.name}.")
+        elif isinstance(value, dict):
+            for name, part in value.items():
+                yield from _settings(part, f"{prefix}{entry.name}.{name}.")
         else:
             yield f"{prefix}{entry.name}", value, entry.metadata
 

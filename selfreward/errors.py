@@ -45,6 +45,10 @@ class TrainingError(SelfRewardError):
     """Training that would be silently wrong: no trainable parameters, or a start away from the reference."""
 
 
+class ParityError(SelfRewardError):
+    """An engine whose log-probabilities are not those that training computes under the same policy."""
+
+
 class OutOfMemoryError(SelfRewardError):
     """Work that does not fit into the memory it may take."""
 

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from selfreward.config import RunConfig
+from selfreward.config import RunConfig, schema_key
 from selfreward.errors import ConfigError, SelfRewardError
 
 MISTAKES = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
@@ -39,6 +39,9 @@ def exit_code(error: BaseException) -> int:
 
 def unknown_key(key: str) -> ConfigError:
     """The error for a key that isn't there, with the one that was probably meant."""
+    if key.startswith(("engines.", "engine@engines.")):
+        remedy = "there is no such engine or setting; +engine@engines.<name>=<choice> adds one, to be set as engine is"
+        return ConfigError(key, "...", remedy)
     close = difflib.get_close_matches(key, _keys(RunConfig, ""), n=1)
     meant = f"did you mean {close[0]}?" if close else "see --help and --cfg job for those there are"
     return ConfigError(key, "...", f"there is no such key; {meant}")
@@ -48,7 +51,7 @@ def check_keys(settings: dict[str, Any]) -> None:
     """Raise `ConfigError` for a key that the schema lacks: `+key=value` adds one, which would do nothing."""
     known = set(_keys(RunConfig, ""))
     for key in _given(settings, ""):
-        if key not in known:
+        if schema_key(key) not in known:
             raise unknown_key(key)
 
 

@@ -8,6 +8,7 @@ from selfreward.config import RunConfig, validate
 from selfreward.engines import ENGINES
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
+from selfreward.roles import check_engines
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
 
@@ -23,5 +24,6 @@ KINDS: Mapping[str, Mapping[str, object]] = {
 def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
+    check_engines(cfg)
     check_loss(cfg.train, cfg.memory)
     check_spread(cfg.train, 1 if cfg.launch.kind == "single" else cfg.launch.processes)

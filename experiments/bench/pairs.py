@@ -61,6 +61,8 @@ def real_pairs(cfg: RunConfig) -> list[PreferencePair]:
     policy = store.run(SEED_POLICY, SeedPolicyIdentity(model_files.identify(folder, cfg.model.dtype)))
     prompts = store.run(PROMPTS, PromptsIdentity(tools.pool.source, 1, cfg.prompts.per_iteration), seed=cfg.seed)
     candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
-    judgements = store.run(JUDGEMENTS, stages.judgements, {"candidates": candidates, "policy": policy}, cfg.seed)
+    judgements = store.run(
+        JUDGEMENTS, stages.judgements("judge"), {"candidates": candidates, "policy": policy}, cfg.seed
+    )
     pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
     return pairs.read(PreferencePair)[:COUNT]

@@ -4,6 +4,6 @@ from selfreward.judges import length, rubric
 from selfreward.judges.base import Judge
 
 JUDGES: dict[str, Judge] = {
-    "rubric": Judge(rubric.judge, (rubric.RUBRIC, *rubric.ASK.values()), rubric.HIGHEST),
-    "length": Judge(length.judge, (), length.HIGHEST),
+    "rubric": Judge(rubric.judge, rubric.TEXTS, rubric.HIGHEST),
+    "length": Judge(length.judge, {}, length.HIGHEST),
 }

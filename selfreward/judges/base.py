@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfreward.adapters import Adapter
@@ -13,7 +13,7 @@ from selfreward.records import Candidate, Judgement
 
 @dataclass(frozen=True)
 class Bench:
-    """What a judge works with: an engine, the policy that judges, and the run's seed."""
+    """What a judge works with: an engine, the adapter of the policy that judges, and the run's seed."""
 
     engine: Engine
     adapter: Adapter | None
@@ -23,8 +23,8 @@ class Bench:
 
 @dataclass(frozen=True)
 class Judge:
-    """A way to score candidates. `texts` are its prompts, which are part of what a judgement is."""
+    """A way to score candidates. `texts` are its prompts in each mode, which are part of what a judgement is."""
 
     judge: Callable[[Sequence[Candidate], JudgeConfig, Bench], list[Judgement]]
-    texts: tuple[str, ...]
+    texts: Mapping[str, tuple[str, ...]]
     highest: float  # scores run from 0 to this

@@ -20,6 +20,7 @@ from selfreward.store import derive_seed
 
 RUBRIC = read_text("rubric.txt")
 ASK = {"expected": read_text("rubric_expected.txt"), "sampled": read_text("rubric_sampled.txt")}
+TEXTS = {mode: (RUBRIC, ask) for mode, ask in ASK.items()}
 HIGHEST = 5
 OPENING = "Score:"
 _VERDICT = re.compile(

@@ -18,6 +18,7 @@ class EngineIdentity(Identity):
 
     kind: str
     merge_adapter: bool
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
     prompts = parents["prompts"].read(Prompt)
     adapter = tools.adapter(parents["policy"])
     decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
-    chat = tools.engine.chat
+    engine = tools.engine_of("sampling")
+    chat = engine.chat
     rendered = {prompt.prompt_id: chat.render(prompt.prompt) for prompt in prompts}
     fitting = [prompt for prompt in prompts if len(rendered[prompt.prompt_id]) <= config.max_prompt_tokens]
 
@@ -58,7 +60,7 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
             )
             for prompt in shard
         ]
-        sampled = tools.engine.sample(requests, decoding, adapter, work.advance)
+        sampled = engine.sample(requests, decoding, adapter, work.advance)
         return [
             _candidate(prompt, index, chat.decode(completion.token_ids), rendered[prompt.prompt_id], completion)
             for prompt, completions in zip(shard, sampled, strict=True)

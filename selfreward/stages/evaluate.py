@@ -40,8 +40,8 @@ class Interval:
 def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Metrics of `parents["candidates"]` and their `parents["judgements"]`, one answer a prompt.
 
-    With `parents["baseline"]`, policy 0's answers to the same prompts, `parents["judge"]` compares the two, in both
-    orders.
+    With `parents["baseline"]`, policy 0's answers to the same prompts, the two are compared in both orders: by
+    `parents["judge"]`, or, where none is given, by the outside engine that evaluates.
     """
     answers = parents["candidates"].read(Candidate)
     judgements = parents["judgements"].metrics
@@ -58,9 +58,8 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
         return metrics
     scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
-    bench = Bench(
-        tools.engine, tools.adapter(parents["judge"]), work.seed or 0, lambda _, tokens: work.advance(0, tokens)
-    )
+    adapter = tools.adapter(parents["judge"]) if "judge" in parents else None
+    bench = Bench(tools.engine_of("evaluation"), adapter, work.seed or 0, lambda _, tokens: work.advance(0, tokens))
 
     def compute(shard: Sequence[Candidate]) -> list[Comparison]:
         duels = [Duel(answer.prompt, answer.text, baseline[answer.prompt_id].text) for answer in shard]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import Any
 
 from selfreward.config import JudgeConfig
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement
+from selfreward.roles import Role
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -19,28 +22,39 @@ BINS = 10
 
 @dataclass(frozen=True)
 class JudgementsIdentity(Identity):
-    """Who judges, how, and with which words."""
+    """How is judged, with which words, and on which engine."""
 
-    judge: JudgeConfig
+    judge: Mapping[str, Any]  # the settings in use
     texts: tuple[str, ...]
     engine: EngineIdentity
 
 
-def judge(config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """A judgement by `parents["policy"]` for each of `parents["candidates"]`, in their order."""
+def judgements_identity(judge: JudgeConfig, engine: EngineIdentity) -> JudgementsIdentity:
+    """What judgements by these settings depend on."""
+    return JudgementsIdentity(judge.in_use, JUDGES[judge.kind].texts.get(judge.mode, ()), engine)
+
+
+def judge(
+    config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, role: Role
+) -> Metrics:
+    """A judgement for each of `parents["candidates"]`, in their order, by the engine of `role`.
+
+    It judges as `parents["policy"]`, or as itself where none is given: an outside engine has a model of its own.
+    """
     candidates = parents["candidates"].read(Candidate)
-    adapter = tools.adapter(parents["policy"])
-    chosen = JUDGES[config.judge.kind]
+    adapter = tools.adapter(parents["policy"]) if "policy" in parents else None
+    settings = JudgeConfig(**config.judge)
+    chosen = JUDGES[settings.kind]
     by_prompt = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
-    bench = Bench(tools.engine, adapter, work.seed or 0, work.advance)
+    bench = Bench(tools.engine_of(role), adapter, work.seed or 0, work.advance)
 
     def compute(shard: Sequence[list[Candidate]]) -> list[Judgement]:
-        return chosen.judge([candidate for group in shard for candidate in group], config.judge, bench)
+        return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
 
     work.plan(len(candidates), "candidates")
     work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
     judgements = work.shards(
-        cut(by_prompt, config.judge.shard_size),
+        cut(by_prompt, settings.shard_size),
         compute,
         Judgement,
         units=lambda shard: sum(len(group) for group in shard),
@@ -74,4 +88,5 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-JUDGEMENTS = Stage("judgements", 2, judge)
+JUDGEMENTS = Stage("judgements", 2, partial(judge, role="judge"))
+HELD_OUT_JUDGEMENTS = Stage("judgements", 2, partial(judge, role="evaluation"))

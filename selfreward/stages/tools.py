@@ -12,6 +12,7 @@ from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.cap import enforce_cap
 from selfreward.config import MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES
+from selfreward.roles import Role, engine_name, engine_settings
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
@@ -73,11 +74,17 @@ class Tools:
         )
 
     @cached_property
-    def engine(self) -> Engine:
-        """The engine that samples and scores."""
-        return ENGINES[self.cfg.engine.kind](
-            self.models, self.cfg.engine, self.cfg.memory, self.plan.sampling_rows, self.plan.scoring_tokens
-        )
+    def _engines(self) -> dict[str | None, Engine]:
+        return {}
+
+    def engine_of(self, role: Role) -> Engine:
+        """The engine that plays a role; roles may share one."""
+        name, settings = engine_name(self.cfg, role), engine_settings(self.cfg, role)
+        if name not in self._engines:
+            self._engines[name] = ENGINES[settings.kind](
+                self.models, settings, self.cfg.memory, self.plan.sampling_rows, self.plan.scoring_tokens
+            )
+        return self._engines[name]
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for policy 0, which is the base model."""

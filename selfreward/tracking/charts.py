@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from selfreward.records import Comparison
-from selfreward.tracking.metrics import Iteration, summary
+from selfreward.tracking.metrics import Iteration, outside_judge, summary
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; no chart tells things apart by colour alone.
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#24292f", "#8c959f", "#d0d7de"
@@ -67,10 +67,12 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
+    grader = outside_judge(iterations[-1]["evaluation"].manifest) or "Policy 0"
     charts: list[tuple[str, str, Paint]] = [
         (
             "Win rate against policy 0",
-            "Policy 0 judges. Bars: the bootstrap interval. Diamonds: what always taking the longer answer would give.",
+            f"{grader} judges. Bars: the bootstrap interval. "
+            "Diamonds: what always taking the longer answer would give.",
             partial(_win_rate, summaries),
         ),
         (

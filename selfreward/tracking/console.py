@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfreward.store import Manifest
-from selfreward.tracking.metrics import GIB, Iteration, cost, summary, verdict
+from selfreward.tracking.metrics import GIB, Iteration, cost, outside_judge, summary, verdict
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -116,16 +116,17 @@ def iteration_table(iteration: Iteration) -> Table:
     """What one iteration came to."""
     values = summary(iteration)
     judged = iteration["judgements"].metrics
+    judge, grader = (_by(iteration[name].manifest) for name in ("judgements", "evaluation"))
     rows = {
         "pairs": f"{values['pairs/pairs']:.0f} from {_percent(values['pairs/yield'])} of prompts, "
         f"{_percent(values['pairs/tie_rate'])} ties, "
         f"{_percent(values['judgements/parse_failure_rate'])} of judgements unreadable",
         "scores": f"0 {sparkline(judged['score_histogram'])} {judged['highest_score']:g}, "
-        f"mean {_number(values.get('judgements/mean_score'))}",
+        f"mean {_number(values.get('judgements/mean_score'))}{judge}",
         "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
         "training": f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
         f"reward margin {values['train/reward_margin']:+.3f}, accuracy {_percent(values['train/reward_accuracy'])}",
-        "win rate": f"{win_rate(iteration)} over policy 0: {verdict(iteration['evaluation'].metrics)}; "
+        "win rate": f"{win_rate(iteration)} over policy 0{grader}: {verdict(iteration['evaluation'].metrics)}; "
         f"by length alone {_percent(values['evaluation/length_win_rate'])}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
         f"{_number(values.get('cost/peak_memory_gib'), 1)} GiB at most",
@@ -195,16 +196,26 @@ def _describe(manifest: Manifest) -> str:
     if manifest.stage == "candidates":
         return f"{metrics['candidates']} of {metrics['mean_tokens']:.0f} tokens each"
     if manifest.stage == "judgements":
-        return f"{metrics['scored']} of {metrics['judgements']} scored, mean {_number(metrics['mean_score'])}"
+        mean = _number(metrics["mean_score"])
+        return f"{metrics['scored']} of {metrics['judgements']} scored, mean {mean}{_by(manifest)}"
     if manifest.stage == "pairs":
         return f"{metrics['pairs']} pairs of {metrics['prompts']} prompts, {metrics['ties']} ties"
     if manifest.stage == "references":
         return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
+    if manifest.stage == "parity":
+        off, most = metrics["difference"], metrics["largest_difference"]
+        return f"the engine is {off:.4f} nats a token off training, at most {most:.3f}"
     if manifest.stage == "evaluations":
         rate = metrics.get("win_rate")
         return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")
     steps = metrics.get("steps")
     return f"{steps} steps on {metrics['pairs']} pairs" if steps else "the base model"
+
+
+def _by(judged: Manifest) -> str:
+    """Who judged, where it was not a policy."""
+    model = outside_judge(judged)
+    return f", judged by {model}" if model else ""
 
 
 def _percent(share: float | None) -> str:

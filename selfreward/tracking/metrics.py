@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from selfreward.store import Artifact, Cost
+from selfreward.store import Artifact, Cost, Manifest
 
 Iteration = Mapping[str, Artifact]
-"""An iteration's artifacts by the names of the loop: prompts, candidates, judgements, pairs, policy, and, for the
-evaluation, held_out_candidates, held_out_judgements, evaluation. Iteration 0 has only the policy and those."""
+"""An iteration's artifacts by the names of the loop: prompts, candidates, judgements, pairs, policy, parity, and, for
+the evaluation, held_out_candidates, held_out_judgements, evaluation. Iteration 0 has only policy, parity and those."""
 
 GIB = 1 << 30
 
@@ -26,6 +26,7 @@ _NAMES = {
         "rejected_tokens",
         "longer_chosen_share",
     ),
+    "parity": ("difference", "largest_difference", "adapter_share"),
     "evaluation": (
         "mean_score",
         "parse_failure_rate",
@@ -79,6 +80,12 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
     if not evaluation["win_rate_shown"]:
         return "nothing was shown"
     return "better than policy 0" if evaluation["win_rate"] > 0.5 else "worse than policy 0"
+
+
+def outside_judge(judged: Manifest) -> str | None:
+    """The model of the outside engine that judged; None where a policy did, or a judge that asks no model."""
+    config = judged.config
+    return config["engine"]["tokenizer"] if config["texts"] else None
 
 
 def artifact_names(iteration: Iteration) -> dict[str, Any]:

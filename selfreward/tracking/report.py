@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
 from selfreward.store.manifest import write_atomically
-from selfreward.tracking.metrics import Iteration, artifact_names, summary, verdict
+from selfreward.tracking.metrics import Iteration, artifact_names, outside_judge, summary, verdict
 
 NOTHING = "\N{EN DASH}"  # in the place of what was not measured
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -51,6 +51,7 @@ COLUMNS = {
         Column("loss, first to last", ("train/loss_first", "train/loss_last"), f"{{:.3f}} {ARROW} {{:.3f}}"),
         Column("reward margin", ("train/reward_margin",), "{:+.3f}"),
         Column("reward accuracy", ("train/reward_accuracy",), "{:.0%}"),
+        Column("engine off by", ("parity/difference",), "{:.4f}"),
     ),
     "Held-out prompts": (
         Column("score", ("evaluation/mean_score",), "{:.2f}"),
@@ -104,6 +105,8 @@ def write_report(
             outcome=outcome(iterations),
             last=len(iterations) - 1,
             evaluation=evaluation,
+            grader=outside_judge(evaluation.manifest),
+            judge=outside_judge(iterations[-1]["judgements"].manifest) if iterations[1:] else None,
             columns=COLUMNS,
             rows=[summary(iteration) for iteration in iterations],
             charts=[*charts.over_iterations(iterations), *charts.distributions(iterations)] if iterations[1:] else [],

@@ -21,6 +21,11 @@ PARITY_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.
 """How far reference log-probabilities may be from training's own, in nats a token, averaged over a few pairs."""
 _CHECKED_PAIRS = 4
 
+Answers = tuple[list[int], list[int], list[int]]
+"""The tokens of a prompt and of two answers to it."""
+Logprobs = tuple[list[float], list[float]]
+"""The log-probability of each token of either answer."""
+
 
 def compute_references(
     model: PeftModel,
@@ -36,30 +41,48 @@ def compute_references(
     Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The
     processes of `group` divide the batches, which are the same however many they are.
     """
+    scored = compute_logprobs(model, tokenizer, [_answers(pair) for pair in pairs], speed, tokens, advance, group)
+    return [_reference(pair, logprobs) for pair, logprobs in zip(pairs, scored, strict=True)]
+
+
+def compute_logprobs(
+    model: PeftModel,
+    tokenizer: Any,
+    answers: Sequence[Answers],
+    speed: SpeedConfig,
+    tokens: int,
+    advance: Callable[[int, int], None],
+    group: Group = ALONE,
+) -> list[Logprobs]:
+    """As `compute_references`, of any two answers to each prompt."""
     base: Any = model.get_base_model()
     before = vars(base).get("forward")
     add_fused_lm_head(base)
     model.eval()
-    found: dict[int, ReferenceLogprobs] = {}
+    found: dict[int, Logprobs] = {}
     try:
         with fast_forward(base, speed):
-            for batch in group.mine(list(_batches(pairs, tokens))):
-                scored = score_references(model, tokenizer, [pairs[i] for i in batch])
-                found.update(zip(batch, scored, strict=True))
-                advance(len(batch), sum(_tokens(pairs[i]) for i in batch))
+            for batch in group.mine(list(_batches(answers, tokens))):
+                found.update(zip(batch, _score(model, tokenizer, [answers[i] for i in batch]), strict=True))
+                advance(len(batch), sum(_tokens(answers[i]) for i in batch))
     finally:
         vars(base).pop("forward")
         if before is not None:
             base.forward = before
     for others in group.gather(found):
         found.update(others)
-    return [found[i] for i in range(len(pairs))]
+    return [found[i] for i in range(len(answers))]
+
+
+def score_references(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
+    """Log-probabilities of a batch of pairs by a model that answers trl's `fused_lm_head` calls."""
+    scored = _score(model, tokenizer, [_answers(pair) for pair in pairs])
+    return [_reference(pair, logprobs) for pair, logprobs in zip(pairs, scored, strict=True)]
 
 
 @torch.no_grad()
-def score_references(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
-    """Log-probabilities of a batch of pairs by a model that answers trl's `fused_lm_head` calls."""
-    rows = [{"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids} for p in pairs]
+def _score(model: Any, tokenizer: Any, answers: Sequence[Answers]) -> list[Logprobs]:
+    rows = [{"prompt_ids": prompt, "chosen_ids": one, "rejected_ids": other} for prompt, one, other in answers]
     inputs = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(rows)
     inputs = {name: values.to(model.device) for name, values in inputs.items()}
     scored_BL = inputs.pop("completion_mask").bool()
@@ -67,10 +90,7 @@ def score_references(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]
     log_probs_BL = model(**inputs, labels=labels_BL, use_cache=False, fused_lm_head=True).log_probs.cpu()
     scored_BL = scored_BL[:, 1:].cpu()
     values = [log_probs_L[scored_L].tolist() for log_probs_L, scored_L in zip(log_probs_BL, scored_BL, strict=True)]
-    return [
-        ReferenceLogprobs(pair.prompt_id, pair.chosen_index, pair.rejected_index, chosen, rejected)
-        for pair, chosen, rejected in zip(pairs, values[: len(pairs)], values[len(pairs) :], strict=True)
-    ]
+    return list(zip(values[: len(answers)], values[len(answers) :], strict=True))
 
 
 def recorded_references(pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
@@ -105,10 +125,18 @@ def difference(one: ReferenceLogprobs, other: ReferenceLogprobs) -> float:
     return fmean(abs(a - b) for a, b in zip(one.chosen + one.rejected, other.chosen + other.rejected, strict=True))
 
 
-def _batches(pairs: Sequence[PreferencePair], tokens: int) -> Iterator[list[int]]:
+def _answers(pair: PreferencePair) -> Answers:
+    return pair.prompt_ids, pair.chosen_ids, pair.rejected_ids
+
+
+def _reference(pair: PreferencePair, logprobs: Logprobs) -> ReferenceLogprobs:
+    return ReferenceLogprobs(pair.prompt_id, pair.chosen_index, pair.rejected_index, *logprobs)
+
+
+def _batches(answers: Sequence[Answers], tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
-    for i in sorted(range(len(pairs)), key=lambda i: _tokens(pairs[i]), reverse=True):
-        if batch and (len(batch) + 1) * _tokens(pairs[batch[0]]) > tokens:
+    for i in sorted(range(len(answers)), key=lambda i: _tokens(answers[i]), reverse=True):
+        if batch and (len(batch) + 1) * _tokens(answers[batch[0]]) > tokens:
             yield batch
             batch = []
         batch.append(i)
@@ -116,5 +144,5 @@ def _batches(pairs: Sequence[PreferencePair], tokens: int) -> Iterator[list[int]
         yield batch
 
 
-def _tokens(pair: PreferencePair) -> int:
-    return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
+def _tokens(answers: Answers) -> int:
+    return sum(map(len, answers))

@@ -60,6 +60,12 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("engine.merge_adapter=true", "train.reference=previous: a model with its adapter merged"),
         ("tracking.wandb=online", "tracking.wandb=online: there is no API key"),
         ("model=llama4", "llama4"),
+        ("judge.engine=grader", "judge.engine=grader: engines has none; +engine@engines.grader=<choice> adds it"),
+        ("engine@engines.grader=hf", "engine@engines.grader=...: there is no such engine or setting; +engine@"),
+        ("engines.grader.device=cpu", "engines.grader.device=...: there is no such engine or setting; +engine@"),
+        ("+engine@engines.grader=steam", "steam"),
+        ("+engine@engines.grader=hf +engines.grader.heat=1", "engines.grader.heat=...: there is no such engine or"),
+        ("+engine@engines.grader=hf engines.grader.device=tpu", "engines.grader.device=tpu: use one of auto, cpu"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -166,7 +172,7 @@ def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model
         stage.name: len(list(stage.glob("*/manifest.json"))) for stage in artifacts.iterdir() if stage.name[0] != "."
     }
     # Policy 0 and two others; held-out answers of all three; all of iteration 1 before training once.
-    once = {"pairs": 1, "references": 1}
+    once = {"pairs": 1, "references": 1, "parity": 3}
     assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "evaluations": 3, **once}
     points = [path.parent for path in (tmp_path / "outputs" / "default").glob("*/report.html")]
     assert {json.loads((point / "config.json").read_text())["train"]["beta"] for point in points} == {0.05, 0.2}

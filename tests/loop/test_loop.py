@@ -22,6 +22,7 @@ ONE_ITERATION = [
     "pairs",
     "references",
     "policies",
+    "parity",
     "candidates",
     "judgements",
     "evaluations",
@@ -112,7 +113,7 @@ def test_a_sweep_over_beta_samples_judges_and_scores_the_reference_once(tiny_con
     other.output_dir = str(Path(tiny_config.output_dir).parent / "other")
     recorder = Recorder()
     run_loop(other, recorder)
-    assert recorder.computed == ["policies", "candidates", "judgements", "evaluations"]
+    assert recorder.computed == ["policies", "parity", "candidates", "judgements", "evaluations"]
     assert "references" in recorder.reused
 
 

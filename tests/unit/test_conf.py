@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import HydraException
 
 from selfreward.compose import CONF, compose_run
-from selfreward.config import RunConfig
+from selfreward.config import EngineConfig, RunConfig
 from selfreward.kinds import check_settings
 
 CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
@@ -60,6 +60,13 @@ def test_the_composed_defaults_are_those_of_the_schema() -> None:
 def test_an_experiment_may_be_overridden_on_the_command_line() -> None:
     assert compose_run(["experiment=quick"]).sampling.n == 2
     assert compose_run(["experiment=quick", "sampling.n=3"]).sampling.n == 3
+
+
+def test_an_engine_is_added_under_a_name_and_set_as_the_runs_own_is() -> None:
+    added = compose_run(["+engine@engines.grader=hf", "engines.grader.merge_adapter=true", "judge.engine=grader"])
+    assert added.engines == {"grader": EngineConfig(kind="hf", merge_adapter=True)}
+    assert (added.judge.engine, added.evaluation.engine) == ("grader", None)
+    assert added.engine == EngineConfig()
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import PromptsConfig, RunConfig, artifacts_dir, check_folders, validate
+from selfreward.config import EngineConfig, PromptsConfig, RunConfig, artifacts_dir, check_folders, validate
 from selfreward.errors import ConfigError
-from selfreward.kinds import KINDS
+from selfreward.kinds import KINDS, check_settings
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
         ("judge.kind", "coin", "use one of rubric, length"),
         ("pairs.kind", "all", "use one of best_worst"),
         ("engine.kind", "steam", "use one of hf"),
+        ("engine.parity_limit", 0, "above 0"),
         ("train.loss", "sigmund", "use one of sigmoid, sigmoid_norm, hinge"),
     ],
 )
@@ -191,6 +192,53 @@ def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None
     for key, value in overrides.items():
         override(cfg, key, value)
     validate(cfg, KINDS)
+
+
+# Further engines
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"judge.engine": "grader"},
+            r"judge.engine=grader: engines has none; \+engine@engines.grader=<choice> adds it",
+        ),
+        (
+            {"evaluation.engine": "gradr", "engines": {"grader": EngineConfig(), "other": EngineConfig()}},
+            r"evaluation.engine=gradr: engines has grader, other; \+engine@engines.gradr=",
+        ),
+        ({"engines": {"grader": EngineConfig(kind="steam")}}, "engines.grader.kind=steam: use one of hf"),
+        ({"engines": {"grader": EngineConfig(device="tpu")}}, "engines.grader.device=tpu: use one of auto, cpu"),
+        (
+            {"engines": {"grader": EngineConfig(device="cuda")}, "engine.device": "cpu"},
+            "engines.grader.device=cuda: the model is in memory once, on engine.device=cpu; leave it out",
+        ),
+        (
+            {"engines": {"grader": EngineConfig(tokenizer="x")}},
+            "engines.grader.tokenizer=x: kind=hf runs this run's model, with its tokenizer; leave it out",
+        ),
+        (
+            {"engines": {"grader": EngineConfig(parity_limit=1.0)}},
+            "engines.grader.parity_limit=1.0: the engine that samples .*; set engine.parity_limit",
+        ),
+        ({"engine.tokenizer": "x"}, "engine.tokenizer=x: policies answer prompts, .*; put an outside one into engines"),
+    ],
+)
+def test_an_engine_that_can_not_play_its_role_is_refused(
+    cfg: RunConfig, overrides: dict[str, Any], message: str
+) -> None:
+    for key, value in overrides.items():
+        override(cfg, key, value)
+    with pytest.raises(ConfigError, match=rf"^{message}") as caught:
+        check_settings(cfg)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_engine_may_be_named_for_more_than_one_role(cfg: RunConfig) -> None:
+    cfg.engines = {"grader": EngineConfig(merge_adapter=True)}
+    cfg.judge.engine = cfg.evaluation.engine = "grader"
+    check_settings(cfg)
 
 
 # Folders

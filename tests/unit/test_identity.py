@@ -35,6 +35,7 @@ from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.evaluate import EvaluationIdentity
 from selfreward.stages.judgements import JudgementsIdentity
 from selfreward.stages.pairs import PairsIdentity
+from selfreward.stages.parity import ParityIdentity
 from selfreward.stages.policy import SeedPolicyIdentity
 from selfreward.stages.prompts import PromptsIdentity
 from selfreward.stages.references import ReferencesIdentity
@@ -134,8 +135,9 @@ IDENTITIES: list[Any] = [
     SeedPolicyIdentity(MODEL),
     PromptsIdentity(SOURCE, 1, 8),
     CandidatesIdentity(4, 0.7, 0.9, 96, 512, 16, ENGINE),
-    JudgementsIdentity(JudgeConfig(), ("words",), ENGINE),
+    JudgementsIdentity(JudgeConfig().in_use, ("words",), ENGINE),
     PairsIdentity(PairsConfig()),
+    ParityIdentity(ENGINE, None),
     ReferencesIdentity(),
     PolicyIdentity(TrainConfig()),
     EvaluationIdentity(2000, 0.95, ("words",), ENGINE),
@@ -236,4 +238,8 @@ def _other(value: Any) -> Any:
         return not value
     if isinstance(value, tuple):
         return (*value, "more")
+    if isinstance(value, dict):
+        return value | {"more": 1}
+    if value is None:
+        return "some"
     return value + ("x" if isinstance(value, str) else 1)

@@ -22,7 +22,7 @@ from selfreward.judges.pairwise import QUESTION, Duel, prefer
 from selfreward.model_files import ModelIdentity
 from selfreward.records import Candidate, Judgement
 from selfreward.stages.candidates import EngineIdentity
-from selfreward.stages.judgements import JUDGEMENTS, JudgementsIdentity, histogram
+from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.store import Artifact, Store
 from tests.unit.making import artifact, candidate, tools
@@ -175,7 +175,7 @@ def judgements_of(root: Path, model: Path, candidates: Sequence[Candidate], conf
     store = Store(root, tools(model))
     policy = store.run(SEED_POLICY, SeedPolicyIdentity(ModelIdentity("0", "float32", "none")))
     parents = {"candidates": artifact(store, "candidates", candidates, Candidate), "policy": policy}
-    settings = JudgementsIdentity(config, JUDGES[config.kind].texts, EngineIdentity("hf", merge_adapter=False))
+    settings = judgements_identity(config, EngineIdentity("hf", merge_adapter=False))
     return store.run(JUDGEMENTS, settings, parents, seed=0)
 
 

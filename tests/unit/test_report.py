@@ -24,6 +24,9 @@ from selfreward.tracking.report import duel_outcome, flatten, outcome, write_rep
 SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
 
+ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None}}
+PARITY = {"difference": 0.0123, "largest_difference": 0.25, "adapter_share": None}
+
 
 class Maker:
     """Makes small artifacts below a folder."""
@@ -54,7 +57,7 @@ class Maker:
             "held_out_candidates": self.artifact("candidates", {"lengths": [8, 10], "finished_share": 0.5}),
             "held_out_judgements": self.artifact("judgements", {"scores": [1.0, 3.0]}),
             "evaluation": self.artifact(
-                "evaluations", texts | (won if duels else {}), duels, {"bootstrap_samples": 2000, "confidence": 0.95}
+                "evaluations", texts | (won if duels else {}), duels, ASKED | {"bootstrap_samples": 2000}
             ),
         }
 
@@ -76,14 +79,16 @@ class Maker:
         return {
             "prompts": self.artifact("prompts", {"prompts": 9}),
             "candidates": self.artifact("candidates", written, candidates),
-            "judgements": self.artifact("judgements", scored, judgements, {"texts": ["Grade it."]}),
+            "judgements": self.artifact("judgements", scored, judgements, ASKED),
             "pairs": self.artifact("pairs", paired, pairs),
             "policy": self.artifact("policies", curve),
+            "parity": self.artifact("parity", PARITY | {"difference": 0.0456}),
             **self.held_out(duels, *rate),
         }
 
     def first(self) -> Iteration:
-        return {"policy": self.artifact("policies", {}), **self.held_out([], 0, 0, 0)}
+        alone = {"policy": self.artifact("policies", {}), "parity": self.artifact("parity", PARITY)}
+        return alone | self.held_out([], 0, 0, 0)
 
 
 def candidate(prompt_id: str, index: int, text: str, finished: bool = True) -> Candidate:
@@ -191,6 +196,39 @@ def test_the_judge_is_never_shown_without_its_baseline(tmp_path: Path, iteration
     assert "The judge is policy 0 itself" in text
     assert "the same answer in both orders in 25 % of duels: in most of them the order" in text
     assert "longer answer would have given policy 1 a win rate of 60 %" in text
+
+
+def judged_by(artifact: Artifact, model: str) -> Artifact:
+    """The same, as by an outside engine that runs `model`."""
+    config = ASKED | {"bootstrap_samples": 2000, "engine": {"kind": "server", "tokenizer": model}}
+    return replace(artifact, manifest=replace(artifact.manifest, config=config))
+
+
+def test_an_outside_judge_and_an_outside_grader_are_named(tmp_path: Path, iterations: list[Iteration]) -> None:
+    own = " ".join(written(tmp_path, iterations).split())
+    trained = dict(iterations[1])
+    trained["judgements"] = judged_by(trained["judgements"], "judge-x")
+    trained["evaluation"] = judged_by(trained["evaluation"], "grader-y")
+    outside = " ".join(written(tmp_path, [iterations[0], trained]).split())
+    for by_policy, by_model in [
+        ("answers prompts and judges its own answers;", "answers prompts and judge-x judges the answers;"),
+        ("wrote and scored the candidates;", "wrote the candidates, judge-x scored them;"),
+        ("The judge is policy 0 itself, so a win says what policy 0", "The judge is grader-y, so a win says what it"),
+        ("judged by policy 0 in both orders", "judged by grader-y in both orders"),
+        ("<figcaption>Policy 0 judges.", "<figcaption>grader-y judges."),
+    ]:
+        assert by_policy in own and by_model not in own
+        assert by_model in outside and by_policy not in outside
+
+
+def test_shows_how_far_the_engine_was_from_training_before_each_policy_was_used(
+    tmp_path: Path, iterations: list[Iteration]
+) -> None:
+    rows = re.findall(r'<tr><th scope="row">(\d)</th>(.*?)</tr>', written(tmp_path, iterations))
+    assert [(number, "<td>0.0123</td>" in row, "<td>0.0456</td>" in row) for number, row in rows] == [
+        ("0", True, False),
+        ("1", False, True),
+    ]
 
 
 def test_policy_0_alone_makes_a_report(tmp_path: Path, iterations: list[Iteration]) -> None:

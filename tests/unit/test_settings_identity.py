@@ -11,13 +11,25 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import LaunchConfig, MemoryConfig, RunConfig, SpeedConfig, TrackingConfig
-from selfreward.loop import loop
+from selfreward.config import (
+    EngineConfig,
+    JudgeConfig,
+    LaunchConfig,
+    MemoryConfig,
+    RunConfig,
+    SpeedConfig,
+    TrackingConfig,
+)
+from selfreward.judges import rubric
+from selfreward.loop import Iteration, loop
 from selfreward.model_files import identify, locate
 from selfreward.sources import SOURCES
+from selfreward.stages.candidates import EngineIdentity
+from selfreward.stages.judgements import judgements_identity
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Cost, Identity, Manifest, Stage, Store
 from selfreward.store.identity import artifact_id
+from selfreward.tracking.metrics import artifact_names
 
 
 class DryStore(Store[Tools]):
@@ -35,13 +47,17 @@ class DryStore(Store[Tools]):
         return Artifact(Path(), Manifest(stage.name, stage.version, identifier, None, references, seed, {}, {}, Cost()))
 
 
-def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
-    """What each iteration of a run makes: `<stage>/<id>` by the artifact's name."""
+def iterations(cfg: RunConfig) -> list[Iteration]:
+    """What each iteration of a run would make."""
     pool = SOURCES[cfg.prompts.kind](cfg.prompts)
     folder = locate(cfg.model.name, cfg.model.revision)
     store = DryStore(Path(), Tools(pool, folder, cfg))
-    iterations = loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store)
-    return [{name: artifact.reference for name, artifact in iteration.items()} for iteration in iterations]
+    return list(loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store))
+
+
+def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
+    """The same, as `<stage>/<id>` by the artifact's name."""
+    return [artifact_names(iteration) for iteration in iterations(cfg)]
 
 
 def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:
@@ -63,6 +79,7 @@ def cfg(tmp_path: Path) -> RunConfig:
     cfg.prompts.category_column, cfg.prompts.held_out_column = "category", "split"
     cfg.prompts.per_iteration, cfg.prompts.held_out = 3, 2
     cfg.artifacts_dir = str(tmp_path / "artifacts")
+    cfg.engines = {"another": EngineConfig(merge_adapter=True), "outside": EngineConfig("server", tokenizer="grader")}
     _write_prompts(Path(cfg.prompts.path), 12)
     return cfg
 
@@ -91,6 +108,8 @@ READ_INTO_IDENTITY = {  # what changes results although its group is one of exec
     "model.dtype",
     "engine.kind",
     "engine.merge_adapter",
+    "engine.parity_limit",
+    "engine.tokenizer",
     "prompts.kind",
     "prompts.prompt_column",
     "prompts.category_column",
@@ -112,7 +131,8 @@ EXECUTION = {
     *(f"launch.{field.name}" for field in dataclasses.fields(LaunchConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
 }
-TESTED_ALONE = {"iteration", "model.name", "prompts.path"}
+TESTED_ALONE = {"iteration", "model.name", "prompts.path", "engines"}
+OF_SAMPLED_JUDGEMENTS = {"judge.samples", "judge.temperature", "judge.top_p", "judge.max_new_tokens"}
 
 
 def _settings(group: Any, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -149,11 +169,12 @@ def test_every_setting_is_on_exactly_one_side() -> None:
     assert sorted([*IDENTITY, *EXECUTION, *TESTED_ALONE]) == sorted(keys)
 
 
-FIRST_MOVED = {  # the artifact of iteration 1 that a group's settings are about
+FIRST_MOVED = {  # the artifact of iteration 1 that a setting, or a group's settings, are about
     "seed": "prompts",
     "prompts": "prompts",
     "model": "candidates",
     "engine": "candidates",
+    "engine.parity_limit": "parity",
     "sampling": "candidates",
     "judge": "judgements",
     "pairs": "pairs",
@@ -164,9 +185,12 @@ FIRST_MOVED = {  # the artifact of iteration 1 that a group's settings are about
 
 @pytest.mark.parametrize("key", sorted(IDENTITY))
 def test_an_identity_setting_moves_the_id_of_what_it_changes(cfg: RunConfig, key: str) -> None:
+    if key in OF_SAMPLED_JUDGEMENTS:
+        cfg.judge.mode = "sampled"
     before = artifacts(cfg)
     _alter(cfg, key)
-    assert FIRST_MOVED[key.split(".")[0]] in moved(before, artifacts(cfg))[1]
+    about = FIRST_MOVED.get(key) or FIRST_MOVED[key.split(".")[0]]
+    assert about in moved(before, artifacts(cfg))[1]
 
 
 @pytest.mark.parametrize("key", sorted(EXECUTION))
@@ -174,6 +198,20 @@ def test_an_execution_setting_moves_no_artifact_id(cfg: RunConfig, key: str) -> 
     before = artifacts(cfg)
     _alter(cfg, key)
     assert artifacts(cfg) == before
+
+
+@pytest.mark.parametrize("key", sorted(OF_SAMPLED_JUDGEMENTS))
+def test_what_only_sampled_judgements_take_moves_none_that_are_read_in_one_prefill(cfg: RunConfig, key: str) -> None:
+    before = artifacts(cfg)
+    _alter(cfg, key)
+    assert artifacts(cfg) == before
+
+
+@pytest.mark.parametrize(("mode", "other"), [("expected", "sampled"), ("sampled", "expected")])
+def test_judgements_depend_on_the_words_of_their_own_mode_alone(mode: str, other: str) -> None:
+    identity = judgements_identity(JudgeConfig(mode=mode), EngineIdentity("hf", merge_adapter=False))
+    assert identity.texts == (rubric.RUBRIC, rubric.ASK[mode])
+    assert rubric.ASK[other] not in identity.texts
 
 
 def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
@@ -200,22 +238,26 @@ def test_one_more_iteration_keeps_the_ids_of_all_before_it(cfg: RunConfig) -> No
 
 ANSWERS, SCORES, EVALUATION = "held_out_candidates", "held_out_judgements", "evaluation"
 HELD_OUT = {ANSWERS, SCORES, EVALUATION}
-TRAINED = {"candidates", "judgements", "pairs", "references", "policy", *HELD_OUT}
+POLICY = {"policy", "parity", *HELD_OUT}
+TRAINED = {"candidates", "judgements", "pairs", "references", *POLICY}
 
 
 @pytest.mark.parametrize(
     ("key", "policy_0", "policy_1"),
     [
-        ("train.beta", set(), {"policy", *HELD_OUT}),
-        ("train.lora.r", set(), {"policy", *HELD_OUT}),
-        ("train.reference_logprobs", set(), {"references", "policy", *HELD_OUT}),
-        ("pairs.margin", set(), {"pairs", "references", "policy", *HELD_OUT}),
+        ("train.beta", set(), POLICY),
+        ("train.lora.r", set(), POLICY),
+        ("train.reference_logprobs", set(), {"references", *POLICY}),
+        ("pairs.margin", set(), {"pairs", "references", *POLICY}),
         ("sampling.n", set(), TRAINED),
         ("prompts.per_iteration", set(), {"prompts", *TRAINED}),
-        ("judge.mode", {SCORES, EVALUATION}, {"judgements", "pairs", "references", "policy", *HELD_OUT}),
+        ("judge.mode", {SCORES, EVALUATION}, {"judgements", "pairs", "references", *POLICY}),
         ("sampling.max_prompt_tokens", HELD_OUT, TRAINED),
-        ("engine.kind", HELD_OUT, TRAINED),
+        ("judge.engine", set(), {"judgements", "pairs", "references", *POLICY}),
+        ("engine.kind", {"parity", *HELD_OUT}, TRAINED),
+        ("engine.parity_limit", {"parity"}, {"parity"}),
         ("evaluation.temperature", HELD_OUT, HELD_OUT),
+        ("evaluation.engine", {SCORES, EVALUATION}, {SCORES, EVALUATION}),
         ("evaluation.confidence", {EVALUATION}, {EVALUATION}),
     ],
 )
@@ -225,3 +267,39 @@ def test_points_of_a_sweep_share_all_that_they_do_not_change(
     before = artifacts(cfg)
     _alter(cfg, key)
     assert moved(before, artifacts(cfg)) == [policy_0, policy_1]
+
+
+# Other engines by role
+
+
+def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
+    cfg.judge.engine, cfg.evaluation.engine = "another", "outside"
+    before = artifacts(cfg)
+    cfg.engines = {"renamed": cfg.engines["another"], "also": cfg.engines["outside"]}
+    cfg.judge.engine, cfg.evaluation.engine = "renamed", "also"
+    assert artifacts(cfg) == before
+
+
+def test_an_engine_that_plays_no_role_moves_nothing(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.engines = {"unused": EngineConfig("server", tokenizer="other")}
+    assert artifacts(cfg) == before
+
+
+def test_an_outside_judge_is_no_policy_and_depends_on_none(cfg: RunConfig) -> None:
+    cfg.iteration = 2
+    cfg.judge.engine = cfg.evaluation.engine = "outside"
+    for iteration in iterations(cfg):
+        assert {*iteration["held_out_judgements"].manifest.parents} == {"candidates"}
+        assert "judge" not in iteration["evaluation"].manifest.parents
+        if "judgements" in iteration:
+            assert {*iteration["judgements"].manifest.parents} == {"candidates"}
+
+
+def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConfig) -> None:
+    cfg.iteration = 2
+    cfg.judge.engine = cfg.evaluation.engine = "another"
+    policy_0, first, second = iterations(cfg)
+    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
+    assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].reference
+    assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].reference

@@ -1,0 +1,160 @@
+"""Parity: the engine's log-probabilities held against training's, before the engine is asked to be a policy.
+
+An engine that runs other weights, forgets the adapter or rounds otherwise gives answers that are not the policy's, and
+nothing else in the loop would show it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+
+from selfreward.config import EngineConfig, LoraConfig
+from selfreward.engines import ENGINES
+from selfreward.engines.base import Decoding, SampleRequest
+from selfreward.errors import ParityError
+from selfreward.records import Candidate, Prompt
+from selfreward.stages.candidates import EngineIdentity
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
+
+_PROMPTS = 4
+_DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
+
+
+@dataclass(frozen=True)
+class ParityIdentity(Identity):
+    """Which engine is held against training, and how far it may be off, in nats a token; None: by the model's dtype."""
+
+    engine: EngineIdentity
+    limit: float | None
+
+
+def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """How far the engine is from training under `parents["policy"]`, on two short answers each to a few prompts.
+
+    The answers are policy 0's: sampled for its own parity, from the shortest of `parents["prompts"]`, and taken from
+    that parity, `parents["probe"]`, for every later policy. What training makes of them is kept with them. The model in
+    this process is done before the engine is asked: they may have to take turns on the device.
+
+    Raises `ParityError` where the engine is too far off, or does not apply the adapter as training does.
+    """
+    probe = parents["probe"].read(Candidate) if "probe" in parents else None
+    answers = probe or _sample(parents["prompts"].read(Prompt), tools)
+    work.plan(len(answers) / 2, "prompts")
+    adapter = tools.adapter(parents["policy"])
+    scored = _score(answers, parents["policy"], work, tools)
+    found = tools.engine_of("sampling").logprobs(
+        [answer.prompt_ids for answer in answers],
+        [answer.token_ids for answer in answers],
+        adapter,
+        lambda _, tokens: work.advance(0, tokens),
+    )
+    engine, training = _flat(found), _flat([answer.logprobs for answer in scored])
+    share = adapter_share(engine, training, _flat([answer.logprobs for answer in probe])) if probe else None
+    off = np.abs(engine - training)
+    _check(config, parents["policy"], float(off.mean()), share, tools)
+    work.shards([scored], list, Candidate)
+    return {
+        "answers": len(answers),
+        "tokens": len(off),
+        "difference": float(off.mean()),
+        "largest_difference": float(off.max()),
+        "adapter_share": share.share if share else None,
+    }
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of an adapter an engine applies: 1 is all of it, 0 nothing; and the standard error of that."""
+
+    share: float
+    error: float
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it may be all: nearer to 1 than to 0 or 2, as far as four standard errors can tell."""
+        return abs(self.share - 1) - 4 * self.error <= 0.5
+
+
+def adapter_share(engine: np.ndarray, training: np.ndarray, without: np.ndarray) -> Share | None:
+    """The least-squares share of training's step from `without` the adapter to with it that the engine takes too.
+
+    All three are log-probabilities of the same tokens. None where the adapter changes nothing. A short training moves
+    log-probabilities by less, on average, than bfloat16 rounds them: only together do the tokens tell.
+    """
+    step, taken = training - without, engine - without
+    length = float(step @ step)
+    if length == 0:
+        return None
+    share = float(taken @ step) / length
+    rest = taken - share * step
+    return Share(share, math.sqrt(float(rest @ rest) / max(len(step) - 1, 1) / length))
+
+
+def _check(config: ParityIdentity, policy: Artifact, off: float, share: Share | None, tools: Tools) -> None:
+    from selfreward.training.reference import PARITY_TOLERANCE  # imports torch and trl
+
+    where = f"engine.kind={config.engine.kind}"
+    if share and not share.is_whole:
+        raise ParityError(
+            f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
+            "would answer as another policy; look at how it loads adapters"
+        )
+    limit = config.limit or PARITY_TOLERANCE[tools.models.dtype]
+    if not off <= limit:
+        raise ParityError(
+            f"{where}: under {policy.reference} its log-probabilities are {off:.3g} nats a token off those that "
+            f"training computes, more than {limit:g}: it runs another model, or rounds otherwise; mend that, or raise "
+            "engine.parity_limit"
+        )
+
+
+def _sample(prompts: Sequence[Prompt], tools: Tools) -> list[Candidate]:
+    """Two answers of policy 0 to each of the shortest prompts, by the model in this process."""
+    engine = ENGINES["hf"](
+        tools.models, EngineConfig(), tools.memory, tools.plan.sampling_rows, tools.plan.scoring_tokens
+    )
+    rendered = {prompt.prompt_id: engine.chat.render(prompt.prompt) for prompt in prompts}
+    asked = sorted(prompts, key=lambda prompt: len(rendered[prompt.prompt_id]))[:_PROMPTS]
+    requests = [
+        SampleRequest(rendered[p.prompt_id], [derive_seed("parity", p.prompt_id, k) for k in range(2)]) for p in asked
+    ]
+    return [
+        Candidate(
+            prompt_id=prompt.prompt_id,
+            prompt=prompt.prompt,
+            index=index,
+            text=engine.chat.decode(made.token_ids),
+            prompt_ids=rendered[prompt.prompt_id],
+            token_ids=made.token_ids,
+            logprobs=made.logprobs,
+            finished=made.finished,
+        )
+        for prompt, completions in zip(asked, engine.sample(requests, _DECODING, None, lambda *_: None), strict=True)
+        for index, made in enumerate(completions)
+    ]
+
+
+def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: Tools) -> list[Candidate]:
+    """The answers with the log-probabilities that training's own forward pass gives them under a policy."""
+    from selfreward.training.reference import compute_logprobs  # imports torch and trl
+
+    twos = list(zip(answers[::2], answers[1::2], strict=True))
+    rows = [(one.prompt_ids, one.token_ids, other.token_ids) for one, other in twos]
+    with tools.models.trainable(tools.adapter(policy), LoraConfig(), seed=0) as model:
+        scored = compute_logprobs(
+            model, tools.models.chat.tokenizer, rows, tools.speed, tools.plan.scoring_tokens, work.advance
+        )
+    return [replace(answer, logprobs=logprobs) for answer, logprobs in zip(answers, chain(*scored), strict=True)]
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(rows), dtype=np.float64)
+
+
+PARITY = Stage("parity", 1, parity)

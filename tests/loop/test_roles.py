@@ -1,0 +1,112 @@
+"""Another engine may judge, and another evaluate: one with the run's own model, or one with a model from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfreward.adapters import Adapter
+from selfreward.config import EngineConfig, MemoryConfig, RunConfig
+from selfreward.engines import ENGINES
+from selfreward.engines.base import Advance
+from selfreward.engines.hf import HFEngine
+from selfreward.judges import rubric
+from selfreward.judges.base import Bench
+from selfreward.judges.pairwise import Duel, prefer
+from selfreward.kinds import check_settings
+from selfreward.models import Models
+from selfreward.records import Candidate, Comparison, Judgement
+from selfreward.store import Artifact
+from tests.loop.helpers import Recorder, make_store, run_loop
+from tests.tiny import save_tiny_model
+
+
+class Outside(HFEngine):
+    """An engine that runs a model of its own; it refuses adapters, which are another model's."""
+
+    def score(
+        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
+    ) -> list[list[float]]:
+        assert adapter is None
+        return super().score(prompts, choice_ids, None, advance)
+
+
+def outside(models: Models, engine: EngineConfig, memory: MemoryConfig, rows: int, tokens: int) -> Outside:
+    return Outside(Models(Path(engine.tokenizer or ""), "float32", "cpu"), rows, tokens, merge_adapter=False)
+
+
+@pytest.fixture
+def grader(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HFEngine:
+    """Another model, known to the run as the engine `grader`."""
+    folder = save_tiny_model(tmp_path / "grader", seed=1)
+    monkeypatch.setitem(ENGINES, "outside", outside)
+    tiny_config.engines = {"grader": EngineConfig(kind="outside", tokenizer=str(folder))}
+    return HFEngine(Models(folder, "float32", "cpu"), 64, 2048, merge_adapter=False)
+
+
+def scores(artifact: Artifact) -> list[float | None]:
+    return [judgement.score for judgement in artifact.read(Judgement)]
+
+
+def expected(candidates: Artifact, cfg: RunConfig, engine: HFEngine, adapter: Adapter | None = None) -> list[Any]:
+    """The scores that `engine` gives when it is asked alone."""
+    bench = Bench(engine, adapter, cfg.seed, lambda *_: None)
+    judgements = rubric.judge(candidates.read(Candidate), cfg.judge, bench)
+    return [pytest.approx(judgement.score, abs=1e-4) for judgement in judgements]
+
+
+def test_an_outside_judge_scores_the_candidates_of_every_policy_and_policy_0_still_evaluates(
+    tiny_config: RunConfig, grader: HFEngine
+) -> None:
+    tiny_config.iteration = 2
+    tiny_config.judge.engine = "grader"
+    check_settings(tiny_config)
+    made = run_loop(tiny_config)
+    policy_0 = make_store(tiny_config).tools.engine_of("sampling")
+    assert isinstance(policy_0, HFEngine)
+    for iteration in made[1:]:
+        assert scores(iteration["judgements"]) == expected(iteration["candidates"], tiny_config, grader)
+        held_out = iteration["held_out_candidates"]
+        assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, policy_0)
+
+
+def test_an_outside_grader_scores_held_out_answers_and_decides_duels_and_policies_still_judge_themselves(
+    tiny_config: RunConfig, grader: HFEngine
+) -> None:
+    tiny_config.evaluation.engine = "grader"
+    check_settings(tiny_config)
+    policy_0, first = run_loop(tiny_config)
+    for iteration in (policy_0, first):
+        held_out = iteration["held_out_candidates"]
+        assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, grader)
+    duels = first["evaluation"].read(Comparison)
+    asked = [Duel(duel.prompt, duel.text, duel.baseline_text) for duel in duels]
+    preferred = prefer(asked, Bench(grader, None, 0, lambda *_: None))
+    assert [(d.preference_first, d.preference_second) for d in duels] == [pytest.approx(p, abs=1e-4) for p in preferred]
+    own = make_store(tiny_config).tools.engine_of("judge")
+    assert isinstance(own, HFEngine)
+    assert scores(first["judgements"]) == expected(first["candidates"], tiny_config, own)
+
+
+def test_naming_another_grader_later_trains_nothing_again(tiny_config: RunConfig, grader: HFEngine) -> None:
+    run_loop(tiny_config)
+    tiny_config.evaluation.engine = "grader"
+    recorder = Recorder()
+    run_loop(tiny_config, recorder)
+    assert recorder.computed == ["judgements", "evaluations", "judgements", "evaluations"]
+
+
+def test_another_engine_for_the_runs_own_model_judges_with_the_policys_adapter(tiny_config: RunConfig) -> None:
+    tiny_config.iteration = 2
+    tiny_config.engines = {"again": EngineConfig(merge_adapter=True)}
+    tiny_config.judge.engine = "again"
+    _, first, second = run_loop(tiny_config)
+    tools = make_store(tiny_config).tools
+    own = tools.engine_of("sampling")
+    assert isinstance(own, HFEngine)
+    judged = scores(second["judgements"])
+    assert judged == expected(second["candidates"], tiny_config, own, tools.adapter(first["policy"]))
+    assert judged != expected(second["candidates"], tiny_config, own)
