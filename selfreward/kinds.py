@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selfreward.config import RunConfig, validate
-from selfreward.engines import ENGINES
+from selfreward.engines import ENGINES, check_engine
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.sources import SOURCES
@@ -23,4 +23,5 @@ KINDS: Mapping[str, Mapping[str, object]] = {
 def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
+    check_engine("engine", cfg.engine, cfg)
     check_loss(cfg.train, cfg.memory)

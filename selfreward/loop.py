@@ -72,7 +72,8 @@ class StageSettings:
 
     @property
     def engine(self) -> EngineIdentity:
-        return EngineIdentity(self.cfg.engine.kind, self.cfg.engine.merge_adapter)
+        e = self.cfg.engine
+        return EngineIdentity(e.kind, e.merge_adapter, e.tokenizer, e.model if e.tokenizer else None, e.seeded)
 
     @property
     def candidates(self) -> CandidatesIdentity:

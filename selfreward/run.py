@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -82,10 +83,10 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name}, in {folder}")
             model_folder = model_files.locate(cfg.model.name, cfg.model.revision, console.say)
             identity = model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization)
-            tools = Tools(pool, model_folder, cfg, console.say)
-            store = Store(artifacts_dir(cfg), tools, console, MemoryMeter(cfg.memory.cap_gb))
-            write_settings(folder, settings)
-            iterations = _follow(cfg, settings, folder, console, loop(cfg, identity, store))
+            with closing(Tools(pool, model_folder, cfg, console.say)) as tools:
+                store = Store(artifacts_dir(cfg), tools, console, MemoryMeter(cfg.memory.cap_gb))
+                write_settings(folder, settings)
+                iterations = _follow(cfg, settings, folder, console, loop(cfg, identity, store))
         finally:
             console.close()
     return iterations[-1]["evaluation"].metrics["win_rate"]

@@ -99,6 +99,29 @@ class Plan:
         wanted = self._cfg.memory.scoring_tokens
         return self._largest("scoring", wanted, _SCORING_TOKENS[self._kind], LEAST_SCORED, self.costs.scoring)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device has no memory of its own."""
+        return self._kind == "cpu"
+
+    def served_text(self) -> int:
+        """Tokens of the longest text that a server that the run starts must take."""
+        return self.costs.longest_served
+
+    def served_cache(self, concurrency: int) -> int:
+        """Bytes of keys and values for a server that the run starts: room for `concurrency` texts of the longest kind,
+        or for as many as fit beside the weights.
+
+        Raises `ConfigError` where not even one fits.
+        """
+        one = self.costs.cache_bytes(self.served_text())
+        others = sum(self.costs.serving(concurrency).values())
+        left = int(self.limit_gb * GIB) - others
+        if left < one:
+            enough = f"set {self.limit_key}={tenth_up(others + one):g}, or lower sampling.max_prompt_tokens"
+            raise ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"a vLLM server does not fit; {enough}")
+        return min(left, concurrency * one)
+
     def _micro_batches(self, longest: Sequence[Lengths]) -> list[int]:
         """Sizes to try, the largest first."""
         if LOSSES[self._cfg.train.loss].couples_pairs:

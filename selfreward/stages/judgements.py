@@ -38,7 +38,8 @@ def judge(config: JudgementsIdentity, parents: Mapping[str, Artifact], work: Wor
         return chosen.judge([candidate for group in shard for candidate in group], config.judge, bench)
 
     work.plan(len(candidates), "candidates")
-    work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
+    if tools.cfg.engine.kind == "hf":  # other engines take no memory of this process
+        work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
     judgements = work.shards(
         cut(by_prompt, config.judge.shard_size),
         compute,

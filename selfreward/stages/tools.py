@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.cap import enforce_cap
 from selfreward.config import MemoryConfig, RunConfig, SpeedConfig
-from selfreward.engines import ENGINES
+from selfreward.engines import ENGINES, Host
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
@@ -55,9 +55,29 @@ class Tools:
         self.say(plan_table(plan))
         return plan
 
-    @cached_property
+    @property
     def models(self) -> Models:
-        """The base model and its adapters."""
+        """The base model and its adapters. A server that the run has started is ended first, for it holds the device.
+
+        Where an engine starts one, that one has the device to itself: see `engine`.
+        """
+        self.close()
+        return self._models
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that samples and scores. A server of the run's own gets the device to itself."""
+        if self.cfg.engine.kind == "vllm" and (models := vars(self).get("_models")):
+            models.release()
+        return self._engine
+
+    def close(self) -> None:
+        """End the server that the run has started, if there is one."""
+        if self.cfg.engine.kind == "vllm" and (engine := vars(self).get("_engine")):
+            engine.close()
+
+    @cached_property
+    def _models(self) -> Models:
         from selfreward.models import Models
         from selfreward.threads import set_threads
 
@@ -73,11 +93,9 @@ class Tools:
         )
 
     @cached_property
-    def engine(self) -> Engine:
-        """The engine that samples and scores."""
-        return ENGINES[self.cfg.engine.kind](
-            self.models, self.cfg.engine, self.cfg.memory, self.plan.sampling_rows, self.plan.scoring_tokens
-        )
+    def _engine(self) -> Engine:
+        host = Host(self.cfg, self.model_folder, lambda: self.models, lambda: self.plan, self.say)
+        return ENGINES[self.cfg.engine.kind](host, self.cfg.engine)
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for policy 0, which is the base model."""
