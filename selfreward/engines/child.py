@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class Child:
 
     def _last_line(self) -> str:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
-        errors = [line for line in lines if "Error" in line]
+        errors = [match[0] for line in lines if (match := re.search(r"\w+(Error|Exception): .*", line))]
         return next((line[:300] for line in reversed(errors or lines) if line), "it wrote nothing")
 
 

@@ -79,21 +79,26 @@ class Client:
         requests: Sequence[Request],
         read: Callable[[int, Any], Result],
         done: Callable[[int, Result], None] = lambda *_: None,
+        concurrency: int | None = None,
     ) -> list[Result]:
         """What `read` makes of each request's number and the reply to it, in their order.
 
         `read` raises `MalformedError` for a reply that is not what was asked for. `done` is told of each result once,
-        in the order in which they come.
+        in the order in which they come. `concurrency` stands in for the client's own.
 
         Raises `ServerError` for the first request that fails for good; the others are given up.
         """
-        return asyncio.run(self._send(requests, read, done)) if requests else []
+        if not requests:
+            return []
+        return asyncio.run(self._send(requests, read, done, asyncio.Semaphore(concurrency or self._concurrency)))
 
     async def _send(
-        self, requests: Sequence[Request], read: Callable[[int, Any], Result], done: Callable[[int, Result], None]
+        self,
+        requests: Sequence[Request],
+        read: Callable[[int, Any], Result],
+        done: Callable[[int, Result], None],
+        places: asyncio.Semaphore,
     ) -> list[Result]:
-        places = asyncio.Semaphore(self._concurrency)
-
         async def one(index: int, request: Request) -> Result:
             async with places:
                 result = await self._insist(connection, request, partial(read, index))
