@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ class Choices:
 class Chat:
     """A model's tokenizer and chat template."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         from transformers import AutoTokenizer  # takes a second to import, and a finished run needs no tokenizer
 
+        self.folder = folder
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if self.tokenizer.chat_template is None:
             raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
@@ -32,6 +35,20 @@ class Chat:
         # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
+
+    @cached_property
+    def end_ids(self) -> list[int]:
+        """The tokens that end an answer: those of the model's settings for generation, and the tokenizer's own."""
+        from transformers import AutoConfig, GenerationConfig
+
+        configured: int | list[int] | None = None
+        with suppress(OSError, ValueError):  # a tokenizer may stand alone
+            try:
+                configured = GenerationConfig.from_pretrained(self.folder).eos_token_id
+            except OSError:  # then transformers takes them from the model's own configuration
+                configured = GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.folder)).eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({id for id in [*ids, self.tokenizer.eos_token_id] if id is not None})
 
     def render(self, message: str) -> list[int]:
         """The tokens of a conversation that holds one user message, up to where the model's answer begins."""

@@ -148,6 +148,15 @@ class EngineConfig(Execution):
     tokenizer: str | None = None  # folder or hub name, of an engine that runs another model than this run's
     device: str = _choice("auto", "auto", "cpu", "cuda", "mps")
     merge_adapter: bool = False  # fold the adapter into the weights while sampling: faster, and inexact
+    base_url: str | None = None  # the server's address, which ends in /v1, for kind=server
+    model: str | None = None  # what the server calls the base model, for kind=server; None: the first that it lists
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the server's key, for kind=server
+    python: str | None = None  # the interpreter of the environment that has vLLM, for kind=vllm
+    start_seconds: float = _number(1800.0, above=0)  # how long the server may take to be ready, for kind=vllm
+    seeded: bool = True  # send each answer's seed; false for servers that can't take one: then chance is not repeatable
+    concurrency: int = _number(64, least=1)  # requests under way at once, for kind=server and vllm
+    timeout_seconds: float = _number(600.0, above=0)  # how long a request may take, for kind=server and vllm
+    retries: int = _number(6, least=0)  # further attempts at a request that failed, with growing pauses
     parity_limit: float | None = _number(None, above=0)  # nats a token it may be off training; None: by model.dtype
 
     @property

@@ -53,6 +53,10 @@ class OutOfMemoryError(SelfRewardError):
     """Work that does not fit into the memory it may take."""
 
 
+class ServerError(SelfRewardError):
+    """A server that does not answer, or not what was asked, or that can't be started."""
+
+
 class BusyError(SelfRewardError):
     """Another process is at work in the same run folder."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selfreward.config import RunConfig, validate
-from selfreward.engines import ENGINES
+from selfreward.engines import ENGINES, check_engine
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.roles import check_engines
@@ -25,5 +25,7 @@ def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
     check_engines(cfg)
+    for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
+        check_engine(key, engine, cfg)
     check_loss(cfg.train, cfg.memory)
     check_spread(cfg.train, 1 if cfg.launch.kind == "single" else cfg.launch.processes)

@@ -79,7 +79,8 @@ class StageSettings:
 
     def engine(self, role: Role) -> EngineIdentity:
         settings = engine_settings(self.cfg, role)
-        return EngineIdentity(settings.kind, settings.merge_adapter, settings.tokenizer)
+        model = settings.model if settings.is_outside else None
+        return EngineIdentity(settings.kind, settings.merge_adapter, settings.tokenizer, model, settings.seeded)
 
     def judging(self, role: Role, **policies: Artifact) -> dict[str, Artifact]:
         """The policy that judges, as a parent; none where the engine of the role has a model of its own."""

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.utils import logging
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
+from selfreward.cap import release
 from selfreward.chat import Chat
 from selfreward.config import LoraConfig
 from selfreward.errors import ConfigError, ModelError
@@ -64,9 +65,12 @@ class Models:
     @property
     def end_ids(self) -> list[int]:
         """The tokens that end an answer."""
-        configured = self.base.generation_config.eos_token_id if self.base.generation_config else None
-        ids = configured if isinstance(configured, list) else [configured]
-        return sorted({id for id in [*ids, self.chat.tokenizer.eos_token_id] if id is not None})
+        return self.chat.end_ids
+
+    def release(self) -> None:
+        """Let go of the weights, base and adapters; they are loaded again when asked for."""
+        self._base = self._peft = None
+        release()
 
     @contextmanager
     def policy(self, adapter: Adapter | None, *, merged: bool = False) -> Iterator[torch.nn.Module]:

@@ -18,7 +18,11 @@ def engine_name(cfg: RunConfig, role: Role) -> str | None:
 
 def engine_settings(cfg: RunConfig, role: Role) -> EngineConfig:
     """The settings of the engine that plays a role."""
-    name = engine_name(cfg, role)
+    return settings_of(cfg, engine_name(cfg, role))
+
+
+def settings_of(cfg: RunConfig, name: str | None) -> EngineConfig:
+    """The settings of an engine by its key in `engines`; None is the run's own."""
     return cfg.engine if name is None else cfg.engines[name]
 
 
@@ -36,9 +40,6 @@ def check_engines(cfg: RunConfig) -> None:
         if engine.parity_limit is not None:
             remedy = "the engine that samples is held against training, and no other; set engine.parity_limit"
             raise ConfigError(f"engines.{name}.parity_limit", engine.parity_limit, remedy)
-        if engine.kind == "hf" and engine.is_outside:
-            remedy = "kind=hf runs this run's model, with its tokenizer; leave it out"
-            raise ConfigError(f"engines.{name}.tokenizer", engine.tokenizer, remedy)
         if engine.kind == "hf" and engine.device not in ("auto", cfg.engine.device):
             remedy = f"the model is in memory once, on engine.device={cfg.engine.device}; leave it out"
             raise ConfigError(f"engines.{name}.device", engine.device, remedy)

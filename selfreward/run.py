@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -125,7 +126,12 @@ def _steps(
     identity = group.share(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
     tools = Tools(pool, model_folder, cfg, say)
     store = Store(artifacts_dir(cfg), tools, observer, MemoryMeter(cfg.memory.cap_gb), group)
-    return loop(cfg, identity, store)
+
+    def steps() -> Iterator[Iteration]:
+        with closing(tools):
+            yield from loop(cfg, identity, store)
+
+    return steps()
 
 
 def _mirror(

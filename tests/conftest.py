@@ -14,6 +14,14 @@ os.environ["WANDB_MODE"] = "offline"  # no test may reach a service
 os.environ.pop("WANDB_API_KEY", None)
 
 
+def vllm_python() -> str:
+    """The interpreter of an environment that has vLLM; the test is skipped where there is none."""
+    python = os.environ.get("SELFREWARD_VLLM_PYTHON") or str(Path(__file__).parents[1] / ".venv-vllm/bin/python")
+    if not os.access(python, os.X_OK):
+        pytest.skip(f"{python} is not there: `make test-vllm` makes it, SELFREWARD_VLLM_PYTHON names another")
+    return python
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny chat model."""

@@ -17,8 +17,11 @@ TEMPLATE = (
 CONTROL = ["<|pad|>", "<|start|>", "<|end|>"]
 
 
-def save_tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Write a tiny chat model with random weights to `folder`, as safetensors."""
+def save_tiny_model(folder: Path, seed: int = 0, head_dim: int = 8) -> Path:
+    """Write a tiny chat model with random weights to `folder`, as safetensors.
+
+    Some engines have no attention for heads as small as 8: they take 32 and more.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -43,6 +46,7 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=head_dim,
         max_position_embeddings=2048,
         initializer_range=0.2,  # wide enough that answers differ and scores spread
         tie_word_embeddings=True,

@@ -1,24 +1,128 @@
-"""What runs the model. An engine is one file and one line here; it is imported when it is chosen.
-
-It is told how many answers to decode side by side, and how many tokens to score at once.
-"""
+"""What runs the model. An engine is one file and one line here; it is imported when it is chosen."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from selfreward.config import EngineConfig, MemoryConfig
+from selfreward.config import EngineConfig, RunConfig
+from selfreward.errors import ConfigError
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
     from selfreward.models import Models
 
 
-def _hf(models: Models, engine: EngineConfig, memory: MemoryConfig, sampling_rows: int, scoring_tokens: int) -> Engine:
+class Sizes(Protocol):
+    """What an engine asks of the memory plan."""
+
+    @property
+    def sampling_rows(self) -> int:
+        """Answers decoded side by side."""
+        ...
+
+    @property
+    def scoring_tokens(self) -> int:
+        """Tokens in one scoring batch."""
+        ...
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the run's device has no memory of its own."""
+        ...
+
+    def served_text(self) -> int:
+        """Tokens of the longest text that a server that the run starts must take."""
+        ...
+
+    def served_cache(self, concurrency: int) -> int:
+        """Bytes of keys and values that such a server may hold."""
+        ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """What an engine is made from. The model and the plan are made when an engine asks for them."""
+
+    cfg: RunConfig
+    model_folder: Path
+    models: Callable[[], Models]
+    plan: Callable[[], Sizes]
+    say: Callable[[Any], None]
+
+
+def _hf(host: Host, engine: EngineConfig) -> Engine:
     from selfreward.engines.hf import HFEngine
 
-    return HFEngine(models, sampling_rows, scoring_tokens, merge_adapter=engine.merge_adapter, ram_gb=memory.ram_gb)
+    plan, ram_gb = host.plan(), host.cfg.memory.ram_gb
+    return HFEngine(
+        host.models(), plan.sampling_rows, plan.scoring_tokens, merge_adapter=engine.merge_adapter, ram_gb=ram_gb
+    )
 
 
-ENGINES: dict[str, Callable[[Models, EngineConfig, MemoryConfig, int, int], Engine]] = {"hf": _hf}
+def _server(host: Host, engine: EngineConfig) -> Engine:
+    from selfreward.chat import Chat
+    from selfreward.engines.client import Client
+    from selfreward.engines.server import ServerEngine
+
+    client = Client(
+        str(engine.base_url),
+        os.environ.get(engine.key_variable) or "none",
+        name=f"engine.base_url={engine.base_url}",
+        key_hint=f"put the server's key into the environment variable {engine.key_variable} (engine.key_variable)",
+        concurrency=engine.concurrency,
+        retries=engine.retries,
+        timeout_seconds=engine.timeout_seconds,
+    )
+    chat = Chat(engine.tokenizer or host.model_folder)
+    return ServerEngine(client, chat, model=engine.model, seeded=engine.seeded, outside=engine.tokenizer is not None)
+
+
+def _vllm(host: Host, engine: EngineConfig) -> Engine:
+    from selfreward.engines.vllm import Serving, VLLMEngine
+
+    if not os.access(str(engine.python), os.X_OK):
+        remedy = "there is no such program; name the interpreter of an environment that has vLLM"
+        raise ConfigError("engine.python", engine.python, remedy)
+    plan = host.plan()
+    serving = Serving(
+        host.model_folder,
+        host.cfg.model.dtype,
+        host.cfg.train.lora.r,
+        plan.served_text(),
+        plan.served_cache(engine.concurrency),
+        plan.on_cpu,
+    )
+    return VLLMEngine(serving, engine, Path(host.cfg.output_dir) / "vllm.log", host.say)
+
+
+ENGINES: dict[str, Callable[[Host, EngineConfig], Engine]] = {"hf": _hf, "server": _server, "vllm": _vllm}
+
+
+def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
+    """Raise `ConfigError` for a setting of the engine under `key` that its kind lacks, or can't use."""
+    if engine.kind == "server" and not engine.base_url:
+        raise ConfigError(f"{key}.base_url", engine.base_url, "name the server's address, as in http://host:8000/v1")
+    if engine.kind == "vllm" and not engine.python:
+        remedy = "name the interpreter of an environment that has vLLM, as in .venv-vllm/bin/python"
+        raise ConfigError(f"{key}.python", engine.python, remedy)
+    if engine.kind == "vllm" and cfg.train.quantization != "none":
+        remedy = f"the server would run the model without it; set {key}=hf, or train.quantization=none"
+        raise ConfigError("train.quantization", cfg.train.quantization, remedy)
+    if engine.tokenizer and engine.kind != "server":
+        raise ConfigError(
+            f"{key}.tokenizer", engine.tokenizer, f"{engine.kind} runs the run's own model; set {key}=server"
+        )
+    if engine.tokenizer and not engine.model:
+        remedy = "say what the server calls its model: results depend on it"
+        raise ConfigError(f"{key}.model", engine.model, remedy)
+    if engine.merge_adapter and engine.kind != "hf":
+        remedy = f"{engine.kind} keeps adapters beside the weights; set {key}=hf, or {key}.merge_adapter=false"
+        raise ConfigError(f"{key}.merge_adapter", True, remedy)
+    if not engine.seeded and engine.kind == "hf":
+        raise ConfigError(
+            f"{key}.seeded", False, f"hf takes a seed for each answer; leave it true, or set {key}=server"
+        )

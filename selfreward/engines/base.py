@@ -64,3 +64,7 @@ class Engine(Protocol):
     ) -> list[list[float]]:
         """For each prompt and given completion the log-probability of each token of the completion."""
         ...
+
+    def close(self) -> None:
+        """End what the engine has started outside this process. It starts it again when it is asked for something."""
+        ...

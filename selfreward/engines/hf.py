@@ -105,6 +105,9 @@ class HFEngine:
                 advance(len(batch), sum(len(rows[row]) for row in batch))
         return [found[i] for i in range(len(rows))]
 
+    def close(self) -> None:
+        """Nothing was started."""
+
     @cached_property
     def _head(self) -> Head:
         return Head(self._models.base)

@@ -26,6 +26,14 @@ RUBRIC_TOKENS = 512
 """Room for a judge's own words around a prompt and an answer."""
 
 _SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}
+SERVED_WORDS = 2048
+"""The same for a server, whose longest text can't be raised later: room for tokenizers that cut words small."""
+
+SERVED_STEP = 8192
+"""Tokens that a server computes at once: vLLM's own choice on a large GPU is 8,192."""
+
+SERVER_GIB = 2.0
+"""What a vLLM server takes beyond what else is counted, in GiB, and this process's CUDA context; an upper guess."""
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -101,7 +109,12 @@ class Costs:
         }
 
     def sampling(self, rows: int) -> Parts:
-        """Decoding of `rows` answers, or of one prompt's if they are more, all of them as long as they may be."""
+        """Decoding of `rows` answers, or of one prompt's if they are more, all of them as long as they may be.
+
+        Nothing where another process does it.
+        """
+        if self.cfg.engine.kind != "hf":
+            return {}
         sampling, judge, longest = self.cfg.sampling, self.cfg.judge, self.cfg.sampling.max_prompt_tokens
         kinds = [
             self._decoding(rows, longest, sampling.max_new_tokens, sampling.n),
@@ -115,10 +128,31 @@ class Costs:
         """One batch of `tokens` tokens in texts as long as a judge's prompt may be."""
         rows = max(tokens // self._judged, 1)
         return self.fixed | {
-            "keys and values": self._cache_bytes(rows * self._judged),
+            "keys and values": self.cache_bytes(rows * self._judged),
             "activations": self._forward_bytes(max(tokens, self._judged), rows * self._judged**2),
             "head chunk": 2 * CHUNK_BYTES,
         }
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Keys and values of so many tokens."""
+        heads = getattr(self._text, "num_key_value_heads", None) or self._text.num_attention_heads
+        size = getattr(self._text, "head_dim", None) or self._text.hidden_size // self._text.num_attention_heads
+        return tokens * 2 * heads * size * self._text.num_hidden_layers * self._number_bytes
+
+    def serving(self, concurrency: int) -> Parts:
+        """A server beside this process, its keys and values apart: a full step, and the logits of each request."""
+        return self.fixed | {
+            "activations": self._forward_bytes(SERVED_STEP, 0) + concurrency * self._text.vocab_size * 4 * 4,
+            "server": int(SERVER_GIB * GIB),
+        }
+
+    @property
+    def longest_served(self) -> int:
+        """Tokens of the longest text that a judge reads or writes: in a duel it reads two answers."""
+        answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
+        reply = self.cfg.judge.max_new_tokens if self.cfg.judge.mode == "sampled" else 1
+        longest = self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_WORDS + reply
+        return min(longest, getattr(self._text, "max_position_embeddings", None) or longest)
 
     def _decoding(self, rows: int, prompt: int, new: int, answers: int) -> Parts:
         """`answers` to each prompt, side by side."""
@@ -129,10 +163,10 @@ class Costs:
         prefill = self._forward_bytes(at_once * prompt, at_once * prompt * prompt)
         kept = (prompts if shares else rows) * prompt + rows * new
         # A layer's keys and values are there twice while they grow, or lose the rows that are finished.
-        cache = int(self._cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
+        cache = int(self.cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
         return self.fixed | {
             "keys and values": cache,
-            "activations": max(prefill - self._cache_bytes(rows * new), 0),  # done before the cache has grown
+            "activations": max(prefill - self.cache_bytes(rows * new), 0),  # done before the cache has grown
             "head chunk": rows * self._text.vocab_size * 4 * 3,
         }
 
@@ -154,11 +188,6 @@ class Costs:
             packed = self.cfg.train.quantization == "nf4" and parameter.ndim == 2 and "layers." in name
             total += int(parameter.numel() * (NF4_BYTES if packed else parameter.element_size()))
         return total
-
-    def _cache_bytes(self, tokens: int) -> int:
-        heads = getattr(self._text, "num_key_value_heads", None) or self._text.num_attention_heads
-        size = getattr(self._text, "head_dim", None) or self._text.hidden_size // self._text.num_attention_heads
-        return tokens * 2 * heads * size * self._text.num_hidden_layers * self._number_bytes
 
     def _forward_bytes(self, tokens: int, scores: int) -> int:
         """A layer's tensors without gradients: states in and out, the feed-forward's three, the scores of attention."""

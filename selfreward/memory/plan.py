@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import psutil
@@ -87,17 +86,40 @@ class Plan:
             return next((fit for fit in fits if self._holds(fit.total)), least)
         raise self._refusal("training", min(fit.total for fit in too_large))
 
-    @cached_property
+    @property
     def sampling_rows(self) -> int:
         """Answers decoded side by side."""
         wanted = self._cfg.memory.sampling_rows
         return self._largest("sampling", wanted, _SAMPLING_ROWS[self._kind], self._cfg.sampling.n, self.costs.sampling)
 
-    @cached_property
+    @property
     def scoring_tokens(self) -> int:
         """Tokens in one scoring batch, padding included."""
         wanted = self._cfg.memory.scoring_tokens
         return self._largest("scoring", wanted, self.costs.most_scored, LEAST_SCORED, self.costs.scoring)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the device has no memory of its own."""
+        return self._kind == "cpu"
+
+    def served_text(self) -> int:
+        """Tokens of the longest text that a server that the run starts must take."""
+        return self.costs.longest_served
+
+    def served_cache(self, concurrency: int) -> int:
+        """Bytes of keys and values for a server that the run starts: room for `concurrency` texts of the longest kind,
+        or for as many as fit beside the weights.
+
+        Raises `ConfigError` where not even one fits.
+        """
+        one = self.costs.cache_bytes(self.served_text())
+        others = sum(self.costs.serving(concurrency).values())
+        left = int(self.limit_gb * GIB) - others
+        if left < one:
+            enough = f"set {self.limit_key}={tenth_up(others + one):g}, or lower sampling.max_prompt_tokens"
+            raise ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"a vLLM server does not fit; {enough}")
+        return min(left, concurrency * one)
 
     def _micro_batches(self, longest: Sequence[Lengths]) -> list[int]:
         """Sizes to try, the largest first."""

@@ -52,7 +52,8 @@ def judge(
         return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
 
     work.plan(len(candidates), "candidates")
-    work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
+    if tools.cfg.engine.kind == "hf":  # other engines take no memory of this process
+        work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
     judgements = work.shards(
         cut(by_prompt, settings.shard_size),
         compute,

@@ -13,8 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from selfreward.config import EngineConfig, LoraConfig
-from selfreward.engines import ENGINES
+from selfreward.config import LoraConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ParityError
 from selfreward.records import Candidate, Prompt
@@ -116,9 +115,7 @@ def _check(config: ParityIdentity, policy: Artifact, off: float, share: Share | 
 
 def _sample(prompts: Sequence[Prompt], tools: Tools) -> list[Candidate]:
     """Two answers of policy 0 to each of the shortest prompts, by the model in this process."""
-    engine = ENGINES["hf"](
-        tools.models, EngineConfig(), tools.memory, tools.plan.sampling_rows, tools.plan.scoring_tokens
-    )
+    engine = tools.local_engine
     rendered = {prompt.prompt_id: engine.chat.render(prompt.prompt) for prompt in prompts}
     asked = sorted(prompts, key=lambda prompt: len(rendered[prompt.prompt_id]))[:_PROMPTS]
     requests = [

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.cap import enforce_cap
-from selfreward.config import MemoryConfig, RunConfig, SpeedConfig
-from selfreward.engines import ENGINES
-from selfreward.roles import Role, engine_name, engine_settings
+from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
+from selfreward.engines import ENGINES, Host
+from selfreward.roles import Role, engine_name, engine_settings, settings_of
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
@@ -56,9 +56,45 @@ class Tools:
         self.say(plan_table(plan))
         return plan
 
-    @cached_property
+    @property
     def models(self) -> Models:
-        """The base model and its adapters."""
+        """The base model and its adapters, in this process. Servers that the run has started are ended first."""
+        self.close()
+        return self._models
+
+    @property
+    def local_engine(self) -> Engine:
+        """An engine on the model in this process."""
+        return ENGINES["hf"](self._host, EngineConfig())
+
+    def engine_of(self, role: Role) -> Engine:
+        """The engine that plays a role; roles may share one.
+
+        A server that the run starts and the model in this process take turns on the device.
+        """
+        name, settings = engine_name(self.cfg, role), engine_settings(self.cfg, role)
+        if settings.kind == "vllm":
+            self._release_model()
+        if name not in self._engines:
+            self._engines[name] = ENGINES[settings.kind](self._host, settings)
+        if settings.kind != "server":
+            self.close(but=self._engines[name])
+        return self._engines[name]
+
+    def close(self, but: Engine | None = None) -> None:
+        """End the servers that the run has started, all `but` one."""
+        for engine in self._engines.values():
+            if engine is not but:
+                engine.close()
+
+    def _release_model(self) -> None:
+        if models := vars(self).get("_models"):
+            models.release()
+        for name in [name for name in self._engines if settings_of(self.cfg, name).kind == "hf"]:
+            del self._engines[name]  # it would hold on to the weights
+
+    @cached_property
+    def _models(self) -> Models:
         from selfreward.models import Models
         from selfreward.threads import set_threads
 
@@ -77,14 +113,9 @@ class Tools:
     def _engines(self) -> dict[str | None, Engine]:
         return {}
 
-    def engine_of(self, role: Role) -> Engine:
-        """The engine that plays a role; roles may share one."""
-        name, settings = engine_name(self.cfg, role), engine_settings(self.cfg, role)
-        if name not in self._engines:
-            self._engines[name] = ENGINES[settings.kind](
-                self.models, settings, self.cfg.memory, self.plan.sampling_rows, self.plan.scoring_tokens
-            )
-        return self._engines[name]
+    @cached_property
+    def _host(self) -> Host:
+        return Host(self.cfg, self.model_folder, lambda: self.models, lambda: self.plan, self.say)
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for policy 0, which is the base model."""

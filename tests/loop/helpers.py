@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,4 +50,6 @@ def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]
 
 def run_loop(cfg: RunConfig, recorder: Recorder | None = None) -> list[Iteration]:
     identity = model_files.identify(Path(cfg.model.name), cfg.model.dtype, cfg.train.quantization)
-    return list(loop(cfg, identity, make_store(cfg, recorder)))
+    store = make_store(cfg, recorder)
+    with closing(store.tools):
+        return list(loop(cfg, identity, store))

@@ -82,6 +82,9 @@ class Scripted:
     ) -> list[list[float]]:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Nothing was started."""
+
 
 @pytest.fixture
 def bench(engine: HFEngine) -> Bench:

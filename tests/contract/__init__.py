@@ -1,0 +1,1 @@
+"""What any engine must hold to, on the tiny model."""
