@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,10 +28,12 @@ from pairs import PEOPLE_ASKED
 from selfreward import model_files
 from selfreward.adapters import Adapter
 from selfreward.compose import compose_run
-from selfreward.engines.base import Decoding, SampleRequest
+from selfreward.engines.base import Decoding, Engine, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.models import Models
+from selfreward.sources import SOURCES
 from selfreward.sources.seed_pool import PATH
+from selfreward.stages.tools import Tools
 from selfreward.threads import set_threads
 
 PROMPTS = 64
@@ -42,12 +47,17 @@ def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=6, help="timed runs of each side (16 prompts each)")
-    runs = parser.parse_args().runs
+    parser.add_argument("--only", choices=["generate", "vllm"], help="one of the other sides")
+    chosen = parser.parse_args()
     set_threads()
     ours, models = load_models()["bfloat16"], load_models()
     prompts = [ours.chat.render(text) for text in asked(PROMPTS)]
+    if chosen.only != "generate":
+        compare_vllm(ours, prompts, chosen.runs)
+    if chosen.only == "vllm":
+        return
     for case, adapter in (("with an adapter", adapters.policy(ours)), ("without", None)):
-        compare(case, ours, models, prompts, adapter, runs)
+        compare(case, ours, models, prompts, adapter, chosen.runs)
 
 
 def compare(
@@ -87,6 +97,39 @@ def compare(
     )
 
 
+def compare_vllm(ours: Models, prompts: Sequence[list[int]], runs: int) -> None:
+    """The same against a vLLM server that the project starts, with the adapter; skipped where vLLM is not installed."""
+    cfg = compose_run(["engine=vllm", "engine.seeded=false"])  # seeds end the server on a CPU
+    if not os.access(str(cfg.engine.python), os.X_OK):
+        print(f"skipped: no {cfg.engine.python}; make test-vllm builds it", file=sys.stderr)
+        return
+    adapter = adapters.policy(ours)
+    engine = HFEngine(ours, SAMPLING_ROWS, SCORING_TOKENS, merge_adapter=False)
+    mine: list[float] = []
+    theirs: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.output_dir = folder
+        tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts), ours.folder, cfg)
+        with closing(tools):
+            server = tools.engine_of("sampling")
+            for warm in (engine, server):
+                sample_ours(warm, prompts[:2], adapter, 0)
+            for run in range(runs):
+                start = run * BLOCK % len(prompts)
+                block = prompts[start : start + BLOCK]
+                for side, runner in ((mine, engine), (theirs, server)):
+                    seconds, kept = clocked(partial(sample_ours, runner, block, adapter, run))
+                    side.append(1000 * seconds / kept)
+    report(
+        "with an adapter, against vLLM",
+        mine,
+        theirs,
+        "1,000 kept tokens",
+        ours_kept_tokens_per_s=round(1000 / median(mine)),
+        baseline_kept_tokens_per_s=round(1000 / median(theirs)),
+    )
+
+
 def load_models() -> dict[str, Models]:
     """The model of `make run`, by type of number."""
     cfg = compose_run([])
@@ -101,8 +144,8 @@ def asked(count: int) -> list[str]:
     return [text for text in texts if len(text) < 1200][:count]
 
 
-def sample_ours(engine: HFEngine, prompts: Sequence[list[int]], adapter: Adapter | None, run: int) -> int:
-    """Tokens of the answers that the project's engine makes."""
+def sample_ours(engine: Engine, prompts: Sequence[list[int]], adapter: Adapter | None, run: int) -> int:
+    """Tokens of the answers that an engine of the project makes."""
     requests = [
         SampleRequest(prompt, [run * 10_000 + place * ANSWERS + k for k in range(ANSWERS)])
         for place, prompt in enumerate(prompts)

@@ -110,19 +110,19 @@ def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
         remedy = "name the interpreter of an environment that has vLLM, as in .venv-vllm/bin/python"
         raise ConfigError(f"{key}.python", engine.python, remedy)
     if engine.kind == "vllm" and cfg.train.quantization != "none":
-        remedy = f"the server would run the model without it; set {key}=hf, or train.quantization=none"
+        remedy = f"the server would run the model without it; set {key}.kind=hf, or train.quantization=none"
         raise ConfigError("train.quantization", cfg.train.quantization, remedy)
     if engine.tokenizer and engine.kind != "server":
         raise ConfigError(
-            f"{key}.tokenizer", engine.tokenizer, f"{engine.kind} runs the run's own model; set {key}=server"
+            f"{key}.tokenizer", engine.tokenizer, f"{engine.kind} runs the run's own model; set {key}.kind=server"
         )
     if engine.tokenizer and not engine.model:
         remedy = "say what the server calls its model: results depend on it"
         raise ConfigError(f"{key}.model", engine.model, remedy)
     if engine.merge_adapter and engine.kind != "hf":
-        remedy = f"{engine.kind} keeps adapters beside the weights; set {key}=hf, or {key}.merge_adapter=false"
+        remedy = f"{engine.kind} keeps adapters beside the weights; set {key}.kind=hf, or {key}.merge_adapter=false"
         raise ConfigError(f"{key}.merge_adapter", True, remedy)
     if not engine.seeded and engine.kind == "hf":
         raise ConfigError(
-            f"{key}.seeded", False, f"hf takes a seed for each answer; leave it true, or set {key}=server"
+            f"{key}.seeded", False, f"hf takes a seed for each answer; leave it true, or set {key}.kind=server"
         )

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from selfreward.adapters import Adapter
-from selfreward.config import EngineConfig, MemoryConfig, RunConfig
-from selfreward.engines import ENGINES
+from selfreward.config import EngineConfig, RunConfig
+from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ParityError
-from selfreward.models import Models
 from selfreward.records import Candidate
 from selfreward.stages.parity import Share, adapter_share
 from selfreward.tracking.metrics import summary
@@ -47,8 +46,8 @@ class Lost(Off):
 def use(engine: type[HFEngine], cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the run be on `engine`."""
 
-    def make(models: Models, settings: EngineConfig, memory: MemoryConfig, rows: int, tokens: int) -> HFEngine:
-        return engine(models, rows, tokens, merge_adapter=settings.merge_adapter, ram_gb=memory.ram_gb)
+    def make(host: Host, settings: EngineConfig) -> HFEngine:
+        return engine(host.models(), 64, 2048, merge_adapter=settings.merge_adapter)
 
     monkeypatch.setitem(ENGINES, "faulty", make)
     cfg.engine.kind = "faulty"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from selfreward.adapters import Adapter
-from selfreward.config import EngineConfig, MemoryConfig, RunConfig
-from selfreward.engines import ENGINES
+from selfreward.config import EngineConfig, RunConfig
+from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance
 from selfreward.engines.hf import HFEngine
 from selfreward.judges import rubric
@@ -34,16 +34,17 @@ class Outside(HFEngine):
         return super().score(prompts, choice_ids, None, advance)
 
 
-def outside(models: Models, engine: EngineConfig, memory: MemoryConfig, rows: int, tokens: int) -> Outside:
-    return Outside(Models(Path(engine.tokenizer or ""), "float32", "cpu"), rows, tokens, merge_adapter=False)
+def outside(host: Host, engine: EngineConfig) -> Outside:
+    return Outside(Models(Path(engine.tokenizer or ""), "float32", "cpu"), 64, 2048, merge_adapter=False)
 
 
 @pytest.fixture
 def grader(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HFEngine:
     """Another model, known to the run as the engine `grader`."""
     folder = save_tiny_model(tmp_path / "grader", seed=1)
-    monkeypatch.setitem(ENGINES, "outside", outside)
-    tiny_config.engines = {"grader": EngineConfig(kind="outside", tokenizer=str(folder))}
+    monkeypatch.setitem(ENGINES, "server", outside)
+    there: dict[str, Any] = {"kind": "server", "base_url": "http://elsewhere/v1", "model": "theirs"}
+    tiny_config.engines = {"grader": EngineConfig(tokenizer=str(folder), **there)}
     return HFEngine(Models(folder, "float32", "cpu"), 64, 2048, merge_adapter=False)
 
 

@@ -216,7 +216,7 @@ def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None
         ),
         (
             {"engines": {"grader": EngineConfig(tokenizer="x")}},
-            "engines.grader.tokenizer=x: kind=hf runs this run's model, with its tokenizer; leave it out",
+            "engines.grader.tokenizer=x: hf runs the run's own model; set engines.grader.kind=server",
         ),
         (
             {"engines": {"grader": EngineConfig(parity_limit=1.0)}},

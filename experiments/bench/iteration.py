@@ -1,0 +1,223 @@
+"""How long does a whole iteration take, against one script of `generate` and `DPOTrainer`?
+`python experiments/bench/iteration.py`
+
+Sample, judge three times, pair, train, answer held-out prompts, judge these. The model is that of `make run`, tuned for
+a minute so that it writes verdicts which can be read. It is loaded once on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it holds up the end of the process
+
+import adapters
+import torch
+from baseline import Choice, plain_trainer
+from generating import Generating, Way
+from harness import clocked, report
+from pairs import PEOPLE_ASKED
+
+from selfreward import model_files
+from selfreward.adapters import Adapter
+from selfreward.compose import compose_run
+from selfreward.config import JudgeConfig, RunConfig
+from selfreward.engines.base import Decoding
+from selfreward.errors import VerdictError
+from selfreward.judges import rubric
+from selfreward.loop import loop
+from selfreward.models import Models
+from selfreward.pairing.base import Scored
+from selfreward.pairing.best_worst import pair
+from selfreward.records import Candidate, PreferencePair, Prompt
+from selfreward.sources import SOURCES
+from selfreward.stages.tools import Tools
+from selfreward.store import Store
+
+PROMPTS, HELD_OUT = 8, 8
+WAY = Way("sdpa", 64)  # what sampling.py and judging.py find fastest
+CHOICE = Choice("eager", 2, autocast=False, checkpointing=False)  # what training.py finds fastest
+
+
+def main() -> None:
+    """Print one line for each mode of the judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5, help="timed iterations of each side")
+    runs = parser.parse_args().runs
+    model = graded_model()
+    modes = {mode: settings(model, mode) for mode in ("sampled", "expected")}
+    tools = {mode: ready(cfg, model) for mode, cfg in modes.items()}
+    plain = Models(model, "bfloat16", "auto")
+    times: dict[str, list[float]] = {name: [] for name in (*modes, "script")}
+    stages: dict[str, dict[str, float]] = {mode: {} for mode in modes}
+    parts: dict[str, float] = {}
+    for run in range(runs):
+        for mode, cfg in modes.items():
+            times[mode].append(our_iteration(replace(cfg, seed=run), tools[mode], stages[mode]))
+        script = replace(modes["sampled"], seed=run)
+        times["script"].append(plain_iteration(plain, script, tools["sampled"], parts))
+    for mode in modes:
+        report(
+            f"judge={mode}, against a script whose judge writes",
+            times[mode],
+            times["script"],
+            "1 iteration",
+            ours_s_by_stage=rounded(stages[mode], runs),
+            baseline_s_by_stage=rounded(parts, runs),
+        )
+
+
+def graded_model() -> Path:
+    """A folder with the model of `make run` into which the grader is merged."""
+    folder = adapters.FOLDER.parent / "graded"
+    if not (folder / "config.json").exists():
+        cfg = compose_run([])
+        models = Models(model_files.locate(cfg.model.name, cfg.model.revision), "bfloat16", "auto")
+        with models.policy(adapters.grader(models)) as model:
+            merged: Any = model
+            merged.merge_and_unload().save_pretrained(folder)
+        models.chat.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings(model: Path, mode: str) -> RunConfig:
+    """The settings of `make run`, but for the model, the judge's mode and the number of prompts."""
+    changes = [f"model.name={model}", f"prompts.per_iteration={PROMPTS}", f"prompts.held_out={HELD_OUT}"]
+    if PEOPLE_ASKED.exists():
+        changes += ["prompts=file", f"prompts.path={PEOPLE_ASKED}"]
+    return compose_run([*changes, f"judge={mode}", "iteration=1", "sampling.max_prompt_tokens=256"])
+
+
+def ready(cfg: RunConfig, model: Path) -> Tools:
+    """The tools of a run, with the model loaded."""
+    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts), model, cfg)
+    _ = tools.models.base
+    return tools
+
+
+def our_iteration(cfg: RunConfig, tools: Tools, stages: dict[str, float]) -> float:
+    """Seconds of iteration 1, after policy 0 was evaluated."""
+    with tempfile.TemporaryDirectory() as root:
+        identity = model_files.identify(tools.model_folder, cfg.model.dtype)
+        steps = loop(cfg, identity, Store(Path(root), tools))
+        next(steps)
+        seconds, made = clocked(partial(next, steps))
+        for name, artifact in made.items():
+            stages[name] = stages.get(name, 0.0) + artifact.manifest.cost.seconds
+    return seconds
+
+
+def plain_iteration(models: Models, cfg: RunConfig, tools: Tools, parts: dict[str, float]) -> float:
+    """Seconds of the same work by a script."""
+    asked, held_out = (
+        [prompt for prompt in some if len(models.chat.render(prompt.prompt)) <= cfg.sampling.max_prompt_tokens]
+        for some in (tools.pool.select(PROMPTS, 1, cfg.seed), tools.pool.held_out)
+    )
+    before = sum(parts.values())
+
+    def clock(name: str, action: Any) -> Any:
+        seconds, result = clocked(action)
+        parts[name] = parts.get(name, 0.0) + seconds
+        return result
+
+    candidates = clock("sample", lambda: plain_sample(models, None, asked, cfg.sampling.n))
+    scores = clock("judge", lambda: plain_judge(models, None, candidates, cfg.judge))
+    pairs = paired(candidates, scores, cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Adapter("script", Path(folder))
+        clock("train", lambda: plain_train(models, pairs, cfg, adapter))
+        answers = clock("evaluation answers", lambda: plain_sample(models, adapter, held_out, 1))
+        clock("evaluation scores", lambda: plain_judge(models, None, answers, cfg.judge))
+    return sum(parts.values()) - before
+
+
+def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prompt], answers: int) -> list[Candidate]:
+    """Answers by `generate`."""
+    ids = [models.chat.render(prompt.prompt) for prompt in prompts]
+    with Generating({WAY.dtype: models}, adapter, WAY) as generating:
+        made = generating.sample(ids, answers, Decoding(0.7, 0.9, 96))
+    return [
+        Candidate(prompt.prompt_id, prompt.prompt, k, models.chat.decode(row), prompt_ids, row, [], True)
+        for prompt, prompt_ids, rows in zip(prompts, ids, made, strict=True)
+        for k, row in enumerate(rows)
+    ]
+
+
+def plain_judge(
+    models: Models, adapter: Adapter | None, candidates: Sequence[Candidate], config: JudgeConfig
+) -> list[float | None]:
+    """The mean of three written judgements each."""
+    prompts = [models.chat.render(rubric.build_message(candidate, "sampled")) for candidate in candidates]
+    with Generating({WAY.dtype: models}, adapter, WAY) as generating:
+        decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
+        replies = generating.sample(prompts, config.samples, decoding)
+    found: list[float | None] = []
+    for rows in replies:
+        parsed: list[float] = []
+        for row in rows:
+            try:
+                parsed.append(rubric.parse(models.chat.decode(row)))
+            except VerdictError:
+                continue
+        found.append(sum(parsed) / len(parsed) if parsed else None)
+    return found
+
+
+def paired(candidates: Sequence[Candidate], scores: Sequence[float | None], cfg: RunConfig) -> list[PreferencePair]:
+    """Best against worst, as the loop pairs them."""
+    by_prompt: dict[str, list[Scored]] = {}
+    for candidate, score in zip(candidates, scores, strict=True):
+        if score is not None:
+            by_prompt.setdefault(candidate.prompt_id, []).append(Scored(candidate, score))
+    pairs: list[PreferencePair] = []
+    for scored in by_prompt.values():
+        if len(scored) > 1 and (chosen := pair(scored, cfg.pairs.margin)):
+            one, other = chosen.chosen, chosen.rejected
+            pairs.append(
+                PreferencePair(
+                    one.candidate.prompt_id,
+                    one.candidate.prompt,
+                    one.candidate.prompt_ids,
+                    one.candidate.index,
+                    one.candidate.token_ids,
+                    [],
+                    one.score,
+                    other.candidate.index,
+                    other.candidate.token_ids,
+                    [],
+                    other.score,
+                )
+            )
+    return pairs
+
+
+def plain_train(models: Models, pairs: Sequence[PreferencePair], cfg: RunConfig, adapter: Adapter) -> None:
+    """One epoch of plain trl; the adapter is saved and taken off again."""
+    base: Any = models.base
+    trainer = plain_trainer(base, models.chat.tokenizer, pairs, cfg.train, CHOICE)
+    try:
+        trainer.train()
+        trainer.save_model(str(adapter.folder))
+    finally:
+        model: Any = trainer.model
+        model.unload()
+        vars(base).pop("forward", None)
+        base.requires_grad_(False)
+        base.eval()
+
+
+def rounded(seconds: dict[str, float], runs: int) -> dict[str, float]:
+    """Mean seconds of each part."""
+    return {name: round(value / runs, 1) for name, value in seconds.items()}
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
