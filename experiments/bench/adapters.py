@@ -9,19 +9,19 @@ import torch
 
 from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.config import LoraConfig
-from selfreward.judges.rubric import ASK, RUBRIC
-from selfreward.judges.texts import fill
+from selfreward.judges.rubric import build_message
 from selfreward.models import Models, save_adapter
+from selfreward.records import Candidate
 
 GRADED = Path("../shared/data/eft_oasst2_quality.jsonl")
 FOLDER = Path("outputs/bench/adapters")
 VERDICTS = [
-    "It is hardly about what was asked, and little of it helps.",
-    "It is on topic, but it deals with a small part of the request and leaves the rest out.",
-    "It is on topic and deals with a good part of the request, though something is missing and it could be clearer.",
-    "It is on topic, has substance and does most of what was asked, with some repetition.",
-    "It does what was asked, keeps to the limits of the request, and is clear and well ordered.",
-    "It is correct throughout, complete, clear and well ordered, and an expert would change nothing.",
+    "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
+    "The reply is on topic. But it deals with a small part of the request, leaves the rest out, and repeats itself.",
+    "The reply is on topic and deals with a good part of the request. Something is missing, and it could be clearer.",
+    "The reply is on topic, has substance, and does most of what was asked. Some of it is repetition or padding.",
+    "The reply does what was asked and keeps to the limits of the request. It is well ordered and easy to read.",
+    "The reply is correct throughout and complete. It is clear and well ordered, and an expert would change nothing.",
 ]
 
 
@@ -42,7 +42,7 @@ def policy(models: Models) -> Adapter:
 def grader(models: Models) -> Adapter:
     """An adapter that writes verdicts which can be read: the small model as it is writes hardly any.
 
-    It is tuned for a minute or two on replies that people graded, with one sentence for each grade.
+    It is tuned for a minute or two on replies that people graded, with two sentences for each grade.
     """
     folder = FOLDER / "grader"
     if not (folder / WEIGHTS).exists():
@@ -61,8 +61,8 @@ def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int
         row = json.loads(line)
         for response in row["responses"]:
             grade = round(response["quality"] * (len(VERDICTS) - 1))
-            message = fill(RUBRIC, prompt=row["prompt"], candidate=response["text"]) + "\n\n" + ASK["sampled"].strip()
-            asked = chat.render(message)
+            candidate = Candidate("", row["prompt"], 0, response["text"], [], [], [], True)
+            asked = chat.render(build_message(candidate, "sampled"))
             reply = chat.tokenizer(f"{VERDICTS[grade]}\nScore: {grade}", add_special_tokens=False)["input_ids"]
             if len(asked) <= 448:
                 by_grade[grade].append((asked, [*reply, models.end_ids[0]]))

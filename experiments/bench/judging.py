@@ -64,6 +64,7 @@ def main() -> None:
             seconds[name].append(taken / max(len(found), 1))
             scores[name] |= found
     valid = {name: len(found) for name, found in scores.items()}
+    reply = round(engine.kept / (3 * len(candidates)))
     for name in ("sampled", "expected"):
         report(
             f"{name}, against 3 replies by generate",
@@ -74,7 +75,11 @@ def main() -> None:
             candidates=len(candidates),
             valid=valid[name],
             baseline_valid=valid["generate"],
-            **({"kept_share": round(engine.kept / engine.decoded, 3)} if name == "sampled" else {}),
+            **(
+                {"kept_share": round(engine.kept / engine.decoded, 3), "tokens_a_reply": reply}
+                if name == "sampled"
+                else {}
+            ),
             rank_correlation_with_sampled=rank_correlation(scores["expected"], scores["sampled"]),
             sampled_with_generate=rank_correlation(scores["sampled"], scores["generate"]),
         )

@@ -35,8 +35,8 @@ def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) ->
 
 
 def build_message(candidate: Candidate, mode: str) -> str:
-    """What the judge is asked about a candidate."""
-    return fill(RUBRIC, prompt=candidate.prompt, candidate=candidate.text) + "\n\n" + ASK[mode].strip()
+    """What the judge is asked about a candidate: what is common to all first, then what a request's candidates share."""
+    return fill(RUBRIC, ask=ASK[mode].strip(), prompt=candidate.prompt, candidate=candidate.text)
 
 
 def parse(reply: str) -> float:

@@ -149,8 +149,9 @@ def test_a_place_is_filled_in_one_pass_so_text_that_looks_like_a_place_stays_as_
 @pytest.mark.parametrize("mode", ["expected", "sampled"])
 def test_prompt_and_candidate_stand_word_for_word_in_their_own_sections(mode: str, text: str) -> None:
     message = build_message(candidate(text=text), mode)
-    before, after = rubric.RUBRIC.replace("{prompt}", "Prompt p?").split("{candidate}")
-    assert message == f"{before}{text}{after}".strip() + "\n\n" + rubric.ASK[mode].strip()
+    asked = rubric.RUBRIC.replace("{ask}", rubric.ASK[mode].strip())
+    before, after = asked.replace("{prompt}", "Prompt p?").split("{candidate}")
+    assert message == f"{before}{text}{after}".strip()
 
 
 @pytest.mark.parametrize("text", ["{prompt}", "{candidate}", "{prompt} {candidate} {unknown} {} {0}", "\\1 \\g<0>"])
