@@ -35,7 +35,7 @@ def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) ->
 
 
 def build_message(candidate: Candidate, mode: str) -> str:
-    """What the judge is asked about a candidate: what is common to all first, then what a request's candidates share."""
+    """What the judge is asked about a candidate; what most of its messages share stands first."""
     return fill(RUBRIC, ask=ASK[mode].strip(), prompt=candidate.prompt, candidate=candidate.text)
 
 
