@@ -18,9 +18,9 @@ class EngineIdentity(Identity):
 
     kind: str
     merge_adapter: bool
-    tokenizer: str | None
-    model: str | None  # what an outside server runs; None: the run's own model
-    seeded: bool  # where it is not, the same settings need not make the same answers
+    tokenizer: str | None = None
+    model: str | None = None  # what an outside server runs; None: the run's own model
+    seeded: bool = True  # where it is not, the same settings need not make the same answers
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ READ_INTO_IDENTITY = {  # what changes results although its group is one of exec
     "model.dtype",
     "engine.kind",
     "engine.merge_adapter",
+    "engine.tokenizer",
+    "engine.seeded",
     "prompts.kind",
     "prompts.prompt_column",
     "prompts.category_column",
@@ -106,7 +108,8 @@ EXECUTION = {
     "prompts.name",
     "prompts.revision",
     "prompts.split",
-    "engine.device",
+    *(f"engine.{name}" for name in ("device", "base_url", "model", "key_variable", "python", "start_seconds")),
+    *(f"engine.{name}" for name in ("concurrency", "timeout_seconds", "retries")),
     *(f"memory.{field.name}" for field in dataclasses.fields(MemoryConfig)),
     *(f"speed.{field.name}" for field in dataclasses.fields(SpeedConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
@@ -173,6 +176,13 @@ def test_an_execution_setting_moves_no_artifact_id(cfg: RunConfig, key: str) -> 
     before = artifacts(cfg)
     _alter(cfg, key)
     assert artifacts(cfg) == before
+
+
+def test_what_an_outside_server_calls_its_model_says_which_it_is(cfg: RunConfig) -> None:
+    cfg.engine.tokenizer, cfg.engine.model = "theirs", "one"
+    before = artifacts(cfg)
+    cfg.engine.model = "two"
+    assert moved(before, artifacts(cfg)) == [HELD_OUT, TRAINED]
 
 
 def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
