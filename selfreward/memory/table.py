@@ -17,11 +17,12 @@ def plan_table(plan: Plan) -> Table:
         "sampling": plan.costs.sampling(plan.sampling_rows),
         "scoring": plan.costs.scoring(plan.scoring_tokens),
     }
+    phases = {phase: parts for phase, parts in phases.items() if parts}  # what another process does has none
     checkpointing = "with" if training.gradient_checkpointing else "without"
     caption = (
         f"training: micro-batches of {training.micro_batch}, {checkpointing} checkpointing\n"
-        f"sampling: {plan.sampling_rows} rows\n"
-        f"scoring: {plan.scoring_tokens:,} tokens"
+        + (f"sampling: {plan.sampling_rows} rows\n" if "sampling" in phases else "")
+        + f"scoring: {plan.scoring_tokens:,} tokens"
     )
     title = "memory plan, GiB" + (" (training is estimated, not traced)" if plan.costs.is_estimate else "")
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)

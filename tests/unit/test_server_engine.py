@@ -241,8 +241,9 @@ def test_where_only_the_likeliest_tokens_come_back_a_choice_that_is_not_among_th
 
 def test_where_no_choice_has_a_probability_the_error_names_the_other_mode(script: Script, url: str, chat: Chat) -> None:
     script.features.remove("logprob_token_ids")
-    with pytest.raises(ServerError, match=r"judge\.mode=sampled"):
+    with pytest.raises(ServerError, match=rf"^engine.base_url={url}: .*judge\.mode=sampled"):
         engine_at(url, chat).score([[5]], [20, 21], None, ignore)
+    assert sum(script.asked.values()) == 1
 
 
 def test_log_probabilities_of_completions_are_cut_out_of_the_echo(url: str, chat: Chat) -> None:

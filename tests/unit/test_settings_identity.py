@@ -216,6 +216,14 @@ def test_judgements_depend_on_the_words_of_their_own_mode_alone(mode: str, other
     assert rubric.ASK[other] not in identity.texts
 
 
+def test_what_an_outside_server_calls_its_model_says_which_it_is(cfg: RunConfig) -> None:
+    cfg.judge.engine = "outside"
+    cfg.engines["outside"].model = "one"
+    before = artifacts(cfg)
+    cfg.engines["outside"].model = "two"
+    assert moved(before, artifacts(cfg)) == [set(), {"judgements", "pairs", "references", *POLICY}]
+
+
 def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
     before = artifacts(cfg)
     cfg.model.name = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
