@@ -91,6 +91,9 @@ class SpreadEngine:
         pairs = list(zip(prompts, completions, strict=True))
         return [row.chosen for row in self._spread(_logprobs, pairs, adapter)]
 
+    def close(self) -> None:
+        """The processes are their maker's to end."""
+
     def _spread(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         self._calls += 1
         arguments = (self._model, self._scratch / str(self._calls), *arguments)

@@ -42,7 +42,7 @@ def policy(models: Models) -> Adapter:
 def grader(models: Models) -> Adapter:
     """An adapter that writes verdicts which can be read: the small model as it is writes hardly any.
 
-    It is tuned for a minute or two on replies that people graded, with two sentences for each grade.
+    It is tuned for some minutes on replies that people graded, with two sentences a grade, and on ordinary answers.
     """
     folder = FOLDER / "grader"
     if not (folder / WEIGHTS).exists():
@@ -54,20 +54,26 @@ def grader(models: Models) -> Adapter:
 
 
 def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int]]]:
-    """Token ids of a judge's prompt and of its reply, as many of each grade as there are."""
+    """Token ids of prompts and replies: verdicts, as many of each grade, and half as many ordinary answers."""
     by_grade: dict[int, list[tuple[list[int], list[int]]]] = {grade: [] for grade in range(len(VERDICTS))}
-    chat = models.chat
+    answers: list[tuple[list[int], list[int]]] = []
+    chat, end = models.chat, models.end_ids[0]
+
+    def spell(text: str) -> list[int]:
+        return chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+
     for line in GRADED.read_text().splitlines():
         row = json.loads(line)
         for response in row["responses"]:
             grade = round(response["quality"] * (len(VERDICTS) - 1))
             candidate = Candidate("", row["prompt"], 0, response["text"], [], [], [], True)
             asked = chat.render(build_message(candidate, "sampled"))
-            reply = chat.tokenizer(f"{VERDICTS[grade]}\nScore: {grade}", add_special_tokens=False)["input_ids"]
             if len(asked) <= 448:
-                by_grade[grade].append((asked, [*reply, models.end_ids[0]]))
+                by_grade[grade].append((asked, [*spell(f"{VERDICTS[grade]}\nScore: {grade}"), end]))
+        best = max(row["responses"], key=lambda response: response["quality"])
+        answers.append((chat.render(row["prompt"])[-256:], [*spell(best["text"]), end][:96]))
     each = count // len(VERDICTS)
-    return [example for examples in by_grade.values() for example in examples[:each]]
+    return [example for examples in by_grade.values() for example in examples[:each]] + answers[: count // 2]
 
 
 def _tune(model: torch.nn.Module, examples: list[tuple[list[int], list[int]]]) -> None:

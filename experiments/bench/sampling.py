@@ -99,7 +99,7 @@ def compare(
 
 def compare_vllm(ours: Models, prompts: Sequence[list[int]], runs: int) -> None:
     """The same against a vLLM server that the project starts, with the adapter; skipped where vLLM is not installed."""
-    cfg = compose_run(["engine=vllm", "engine.seeded=false"])  # seeds end the server on a CPU
+    cfg = compose_run(["engine=vllm"])
     if not os.access(str(cfg.engine.python), os.X_OK):
         print(f"skipped: no {cfg.engine.python}; make test-vllm builds it", file=sys.stderr)
         return

@@ -40,7 +40,22 @@ def _vllm(model: Path, logs: Path) -> Iterator[Engine]:
         engine.close()
 
 
-ENGINES: dict[str, Callable[[Path, Path], AbstractContextManager[Engine]]] = {"hf": _hf, "vllm": _vllm}
+@contextmanager
+def _two_processes(model: Path, logs: Path) -> Iterator[Engine]:
+    from tests.processes import Processes, SpreadEngine
+
+    processes = Processes(2)
+    try:
+        yield SpreadEngine(processes, model, logs)
+    finally:
+        processes.close()
+
+
+ENGINES: dict[str, Callable[[Path, Path], AbstractContextManager[Engine]]] = {
+    "hf": _hf,
+    "two processes": _two_processes,
+    "vllm": _vllm,
+}
 MARKS = {"vllm": pytest.mark.vllm}
 
 
