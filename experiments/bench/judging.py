@@ -32,7 +32,7 @@ from selfreward.records import Candidate
 from selfreward.threads import set_threads
 
 CANDIDATES = 256
-BLOCK = 32  # candidates in one timed run
+BLOCK = 16  # candidates in one timed run
 WAYS_TO_JUDGE = [Way("sdpa", 64), Way("eager", 64), Way("sdpa", 32)]  # float32 samples at half the speed
 
 Scores = dict[tuple[str, int], float]
@@ -41,7 +41,7 @@ Scores = dict[tuple[str, int], float]
 def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=CANDIDATES // BLOCK, help="timed runs of each side (32 candidates)")
+    parser.add_argument("--runs", type=int, default=CANDIDATES // BLOCK, help="timed runs of each side (16 candidates)")
     runs = parser.parse_args().runs
     set_threads()
     ours, models = load_models()["bfloat16"], load_models()
@@ -49,7 +49,7 @@ def main() -> None:
     candidates = answers(engine, runs * BLOCK // ANSWERS)
     adapter = adapters.grader(ours)
     judges = {mode: partial(judge_ours, engine, adapter, JudgeConfig(mode=mode)) for mode in ("expected", "sampled")}
-    way = best_way(models, adapter, candidates[: BLOCK // 4])
+    way = best_way(models, adapter, candidates[: BLOCK // 2])
     judges["generate"] = partial(judge_plain, models, adapter, way, JudgeConfig(mode="sampled"))
     for judge in judges.values():
         judge(candidates[:2])  # warms up
