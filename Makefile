@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := training memory
+BENCHMARKS := training memory sampling judging iteration
 ARGS ?= iteration=3
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
