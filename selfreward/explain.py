@@ -22,8 +22,8 @@ def explain(error: BaseException) -> str:
     """One line for any of `MISTAKES`."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; check that it can be read and written"
-    if match := re.match(r"Could not override '([^']+)'", str(error)):
-        return str(unknown_key(match[1]))
+    if match := re.match(r"Could not override '([^']+)'|Error merging override \+(engines[^=]*)=", str(error)):
+        return str(unknown_key(match[1] or match[2]))
     text = _joined(error)
     if cause := error.__cause__:
         text = f"{text}: {_joined(cause)}"
@@ -39,7 +39,7 @@ def exit_code(error: BaseException) -> int:
 
 def unknown_key(key: str) -> ConfigError:
     """The error for a key that isn't there, with the one that was probably meant."""
-    if key.startswith(("engines.", "engine@engines.")):
+    if key.split(".")[0] in ("engines", "engine@engines"):
         remedy = "there is no such engine or setting; +engine@engines.<name>=<choice> adds one, to be set as engine is"
         return ConfigError(key, "...", remedy)
     close = difflib.get_close_matches(key, _keys(RunConfig, ""), n=1)

@@ -37,10 +37,15 @@ def save_tiny_model(folder: Path, seed: int = 0, head_dim: int = 8) -> Path:
     )
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
+    save_random_llama(folder, len(tokenizer), seed)
+    return folder
 
+
+def save_random_llama(folder: Path, vocabulary: int, seed: int = 0) -> None:
+    """Write a tiny model with random weights for a tokenizer of `vocabulary` tokens."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -55,4 +60,3 @@ def save_tiny_model(folder: Path, seed: int = 0, head_dim: int = 8) -> Path:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder

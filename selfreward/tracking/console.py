@@ -204,7 +204,7 @@ def _describe(manifest: Manifest) -> str:
         return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
     if manifest.stage == "parity":
         off, most = metrics["difference"], metrics["largest_difference"]
-        return f"the engine is {off:.4f} nats a token off training, at most {most:.3f}"
+        return f"{off:.4f} nats a token off training, {most:.3f} at most"
     if manifest.stage == "evaluations":
         rate = metrics.get("win_rate")
         return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")

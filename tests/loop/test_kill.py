@@ -16,6 +16,7 @@ from tests.conftest import tiny_settings
 from tests.loop.helpers import Recorder, run_loop
 
 MOMENTS = [
+    ("advanced", "parity", 1),
     ("advanced", "candidates", 1),  # in the first shard of the held-out answers
     ("finished", "judgements", 1),
     ("started", "prompts", 2),
@@ -25,6 +26,7 @@ MOMENTS = [
     ("advanced", "references", 1),
     ("advanced", "policies", 1),  # before the first step
     ("advanced", "policies", 3),  # two steps and a checkpoint later
+    ("advanced", "parity", 1),  # policy 1's
     ("started", "evaluations", 1),
     ("advanced", "evaluations", 1),
 ]

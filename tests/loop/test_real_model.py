@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from selfreward import model_files
 from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.compose import compose_run
-from selfreward.config import ModelConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.run import run
+from selfreward.stages.parity import adapter_share
 from selfreward.store import Artifact, Manifest, digests
+from selfreward.training.reference import PARITY_TOLERANCE
 
 
 @pytest.mark.slow
@@ -32,27 +35,43 @@ def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
     assert weights[0].keys() == weights[1].keys()
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 
-    _policy_2_generates_text(cfg.model, second)
+    models = Models(model_files.locate(cfg.model.name, None), "bfloat16", "auto")
+    engine = HFEngine(models, rows=8, scoring_tokens=2048, merge_adapter=False)
+    _policy_2_generates_text(engine, second)
+    _the_engine_was_held_against_training(engine, folder)
     _scores_are_real(folder)
 
 
-def _policy_2_generates_text(model: ModelConfig, policy: Path) -> None:
-    models = Models(model_files.locate(model.name, None), "bfloat16", "auto")
-    engine = HFEngine(models, rows=4, scoring_tokens=2048, merge_adapter=False)
+def _policy_2_generates_text(engine: HFEngine, policy: Path) -> None:
     adapter = Adapter(policy.resolve().name, policy.resolve())
-    request = SampleRequest(models.chat.render("Name three colours."), [1])
+    request = SampleRequest(engine.chat.render("Name three colours."), [1])
     (completion,) = engine.sample([request], Decoding(0.0, 1.0, 24), adapter, lambda *_: None)[0]
-    text = models.chat.decode(completion.token_ids)
+    text = engine.chat.decode(completion.token_ids)
     assert any(colour in text.lower() for colour in ("red", "blue", "green", "yellow")), text
 
 
+def _the_engine_was_held_against_training(engine: HFEngine, folder: Path) -> None:
+    """It agrees under policy 2; without the adapter it would have been found, although it would be within the limit."""
+    before, after = _artifact(folder, 0, "parity"), _artifact(folder, 2, "parity")
+    assert after.metrics["difference"] < PARITY_TOLERANCE[torch.bfloat16] / 2
+    assert after.metrics["adapter_share"] > 0.5
+    answers = after.read(Candidate)
+    prompts, completions = [a.prompt_ids for a in answers], [a.token_ids for a in answers]
+    forgetful = np.concatenate(engine.logprobs(prompts, completions, None, lambda *_: None))
+    training = np.concatenate([answer.logprobs for answer in answers])
+    share = adapter_share(forgetful, training, np.concatenate([a.logprobs for a in before.read(Candidate)]))
+    assert share is not None and not share.is_whole
+    assert np.abs(forgetful - training).mean() < PARITY_TOLERANCE[torch.bfloat16]
+
+
 def _scores_are_real(folder: Path) -> None:
-    place = (folder / "iterations" / "2").resolve()
-    artifacts: dict[str, Artifact] = {}
-    for name in ("candidates", "judgements"):
-        manifest = Manifest.read(place / name)
-        assert manifest is not None
-        artifacts[name] = Artifact(place / name, manifest)
-    judgements = artifacts["judgements"].read(Judgement)
+    judgements = _artifact(folder, 2, "judgements").read(Judgement)
     assert all(0 < (j.score or 0) < 5 and (j.score_mass or 0) > 0.3 for j in judgements)
-    assert all(candidate.text for candidate in artifacts["candidates"].read(Candidate))
+    assert all(candidate.text for candidate in _artifact(folder, 2, "candidates").read(Candidate))
+
+
+def _artifact(folder: Path, iteration: int, name: str) -> Artifact:
+    place = (folder / "iterations" / str(iteration) / name).resolve()
+    manifest = Manifest.read(place)
+    assert manifest is not None
+    return Artifact(place, manifest)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from selfreward.adapters import Adapter
 from selfreward.chat import Chat
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.hf import HFEngine
 from selfreward.judges import JUDGES, length, rubric
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import QUESTION, Duel, prefer
 from selfreward.model_files import ModelIdentity
+from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.store import Artifact, Store
+from tests.tiny import save_random_llama
 from tests.unit.making import artifact, candidate, tools
-
-if TYPE_CHECKING:
-    from selfreward.engines.hf import HFEngine
+from tests.unit.test_chat import byte_level, metaspace, save
 
 CANDIDATES = [
     candidate("a", 0, "Blue."),
@@ -86,6 +88,23 @@ class Scripted:
         """Nothing was started."""
 
 
+class Reading(HFEngine):
+    """The default engine; it notes how many prompts it read, and for how many choices, and samples nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.read: list[tuple[int, int]] = []
+
+    def sample(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
+        raise AssertionError("one prefill is enough")
+
+    def score(
+        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
+    ) -> list[list[float]]:
+        self.read.append((len(prompts), len(choice_ids)))
+        return super().score(prompts, choice_ids, adapter, advance)
+
+
 @pytest.fixture
 def bench(engine: HFEngine) -> Bench:
     return Bench(engine, None, 0, Progress().advance)
@@ -124,6 +143,29 @@ def test_an_expected_score_equals_an_independent_computation(
         assert made.score_mass == pytest.approx(math.fsum(weights), abs=1e-5)
         assert made.samples == [made.score]
         assert made.replies == []
+
+
+@pytest.mark.parametrize(
+    ("build", "opening", "tokens"),
+    [
+        (lambda: byte_level(split_digits=True), "Score: ", "0 1 2 3 4 5"),
+        (lambda: byte_level(split_digits=False), "Score:", "Ġ0 Ġ1 Ġ2 Ġ3 Ġ4 Ġ5"),
+        (metaspace, "Score:", "▁0 ▁1 ▁2 ▁3 ▁4 ▁5"),
+    ],
+    ids=["digits split off", "space in the token", "metaspace"],
+)
+def test_an_expected_score_is_read_in_one_prefill_from_the_score_tokens_that_the_tokenizer_has(
+    tmp_path: Path, build: Callable[[], Tokenizer], opening: str, tokens: str
+) -> None:
+    folder = save(build(), tmp_path)
+    save_random_llama(folder, len(AutoTokenizer.from_pretrained(folder)))
+    plain = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    engine = Reading(Models(folder, "float32", "cpu"), rows=4, scoring_tokens=2048, merge_adapter=False)
+    (made,) = rubric.judge(CANDIDATES[:1], EXPECTED, Bench(engine, None, 0, Progress().advance))
+    weights = next_token(plain, folder, rubric.build_message(CANDIDATES[0], "expected"), opening, tokens.split())
+    assert made.score == pytest.approx(sum(k * w for k, w in enumerate(weights)) / sum(weights), abs=1e-4)
+    assert made.score_mass == pytest.approx(sum(weights), abs=1e-5)
+    assert engine.read == [(1, 6)]
 
 
 @pytest.mark.parametrize("config", [EXPECTED, SAMPLED], ids=["expected", "sampled"])
