@@ -37,11 +37,11 @@ def save_tiny_model(folder: Path, seed: int = 0, head_dim: int = 8) -> Path:
     )
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    save_random_llama(folder, len(tokenizer), seed)
+    save_random_llama(folder, len(tokenizer), seed, head_dim)
     return folder
 
 
-def save_random_llama(folder: Path, vocabulary: int, seed: int = 0) -> None:
+def save_random_llama(folder: Path, vocabulary: int, seed: int = 0, head_dim: int = 8) -> None:
     """Write a tiny model with random weights for a tokenizer of `vocabulary` tokens."""
     torch.manual_seed(seed)
     config = LlamaConfig(
