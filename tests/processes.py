@@ -7,12 +7,14 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from selfreward.adapters import Adapter
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
+from selfreward.errors import SelfRewardError
 from selfreward.group import ALONE, Group, join
 from selfreward.models import Models
 from selfreward.records import Candidate, ReferenceLogprobs
@@ -76,32 +78,35 @@ class SpreadEngine:
     def sample(
         self, requests: Sequence[SampleRequest], decoding: Decoding, adapter: Adapter | None, advance: Advance
     ) -> list[list[Completion]]:
-        rows = self._spread(_sample, list(requests), decoding, adapter)
+        rows = self._spread(advance, _sample, list(requests), decoding, adapter)
         found = iter([Completion(row.token_ids, row.logprobs, row.finished) for row in rows])
         return [[next(found) for _ in request.seeds] for request in requests]
 
     def score(
         self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
     ) -> list[list[float]]:
-        return [row.chosen for row in self._spread(_score, list(prompts), list(choice_ids), adapter)]
+        return [row.chosen for row in self._spread(advance, _score, list(prompts), list(choice_ids), adapter)]
 
     def logprobs(
         self, prompts: Sequence[list[int]], completions: Sequence[list[int]], adapter: Adapter | None, advance: Advance
     ) -> list[list[float]]:
         pairs = list(zip(prompts, completions, strict=True))
-        return [row.chosen for row in self._spread(_logprobs, pairs, adapter)]
+        return [row.chosen for row in self._spread(advance, _logprobs, pairs, adapter)]
 
     def close(self) -> None:
         """The processes are their maker's to end."""
 
-    def _spread(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def _spread(self, advance: Advance, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         self._calls += 1
         arguments = (self._model, self._scratch / str(self._calls), *arguments)
         if self._processes is None:
-            return function(ALONE, *arguments)
-        first, second = self._processes.call(function, *arguments)
-        assert first == second
-        return first
+            rows, heard = function(ALONE, *arguments)
+        else:
+            (rows, heard), other = self._processes.call(function, *arguments)
+            assert other == (rows, heard)
+        for units, tokens in heard:
+            advance(units, tokens)
+        return rows
 
 
 _engines: dict[Path, HFEngine] = {}
@@ -113,16 +118,37 @@ def _engine(model: Path) -> HFEngine:
     return _engines[model]
 
 
-def _shards(group: Group, scratch: Path, items: list[Any], compute: Callable[[Any], list[Any]], record: Any) -> Any:
-    work = Work(scratch, 0, Silent(), NoMeter(), group)
-    return work.shards([[item] for item in items], lambda shard: compute(shard[0]), record)
+Heard = list[tuple[float, int]]
+
+
+def _shards(
+    group: Group, scratch: Path, items: list[Any], compute: Callable[[Any, Advance], list[Any]], record: Any
+) -> tuple[list[Any], Heard]:
+    """The rows of all shards, and the progress of all processes.
+
+    What one process raises is raised in all: they go on to the next call together.
+    """
+    raised: list[SelfRewardError] = []
+    heard: Heard = []
+
+    def attempt(shard: Sequence[Any]) -> list[Any]:
+        try:
+            return compute(shard[0], lambda units, tokens: heard.append((units, tokens)))
+        except SelfRewardError as error:
+            raised.append(error)
+            return []
+
+    rows = Work(scratch, 0, Silent(), NoMeter(), group).shards([[item] for item in items], attempt, record)
+    for error in chain(*group.gather(raised)):
+        raise error
+    return rows, list(chain(*group.gather(heard)))
 
 
 def _sample(
     group: Group, model: Path, scratch: Path, requests: list[Any], decoding: Decoding, adapter: Adapter | None
-) -> list[Any]:
-    def compute(request: SampleRequest) -> list[Any]:
-        (made,) = _engine(model).sample([request], decoding, adapter, lambda *_: None)
+) -> tuple[list[Any], Heard]:
+    def compute(request: SampleRequest, advance: Advance) -> list[Any]:
+        (made,) = _engine(model).sample([request], decoding, adapter, advance)
         return [Candidate("", "", i, "", [], c.token_ids, c.logprobs, c.finished) for i, c in enumerate(made)]
 
     return _shards(group, scratch, requests, compute, Candidate)
@@ -130,17 +156,19 @@ def _sample(
 
 def _score(
     group: Group, model: Path, scratch: Path, prompts: list[Any], choice_ids: list[int], adapter: Adapter | None
-) -> list[Any]:
-    def compute(prompt: list[int]) -> list[Any]:
-        (found,) = _engine(model).score([prompt], choice_ids, adapter, lambda *_: None)
+) -> tuple[list[Any], Heard]:
+    def compute(prompt: list[int], advance: Advance) -> list[Any]:
+        (found,) = _engine(model).score([prompt], choice_ids, adapter, advance)
         return [ReferenceLogprobs("", 0, 0, found, [])]
 
     return _shards(group, scratch, prompts, compute, ReferenceLogprobs)
 
 
-def _logprobs(group: Group, model: Path, scratch: Path, pairs: list[Any], adapter: Adapter | None) -> list[Any]:
-    def compute(pair: tuple[list[int], list[int]]) -> list[Any]:
-        (found,) = _engine(model).logprobs([pair[0]], [pair[1]], adapter, lambda *_: None)
+def _logprobs(
+    group: Group, model: Path, scratch: Path, pairs: list[Any], adapter: Adapter | None
+) -> tuple[list[Any], Heard]:
+    def compute(pair: tuple[list[int], list[int]], advance: Advance) -> list[Any]:
+        (found,) = _engine(model).logprobs([pair[0]], [pair[1]], adapter, advance)
         return [ReferenceLogprobs("", 0, 0, found, [])]
 
     return _shards(group, scratch, pairs, compute, ReferenceLogprobs)
