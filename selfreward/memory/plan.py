@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import psutil
@@ -87,13 +86,13 @@ class Plan:
             return next((fit for fit in fits if self._holds(fit.total)), least)
         raise self._refusal("training", min(fit.total for fit in too_large))
 
-    @cached_property
+    @property
     def sampling_rows(self) -> int:
         """Answers decoded side by side."""
         wanted = self._cfg.memory.sampling_rows
         return self._largest("sampling", wanted, _SAMPLING_ROWS[self._kind], self._cfg.sampling.n, self.costs.sampling)
 
-    @cached_property
+    @property
     def scoring_tokens(self) -> int:
         """Tokens in one scoring batch, padding included."""
         wanted = self._cfg.memory.scoring_tokens
