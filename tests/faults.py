@@ -33,6 +33,7 @@ class Script:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # that an answer takes
     busy: int = 0
     busiest: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -115,8 +116,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             elif fault == "broken off":
                 self._reply({"choices": [choice | {"finish_reason": "abort"}]})
             else:
-                if fault == "slow":
-                    time.sleep(SLOW_SECONDS)
+                time.sleep(SLOW_SECONDS if fault == "slow" else script.seconds)
                 self._reply({"choices": [choice]})
                 with script.lock:
                     script.answered[key] += 1

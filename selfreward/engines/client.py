@@ -84,8 +84,8 @@ class Client:
         """What `read` makes of each request's number and the reply to it, in their order.
 
         `read` raises `MalformedError` for a reply that is not what was asked for, and `ServerError` for one that shows
-        that no other will be. `done` is told of each result once,
-        in the order in which they come. `concurrency` stands in for the client's own.
+        that no other will be. `done` is told of each result once, in the order in which they come. `concurrency` stands
+        in for the client's own.
 
         Raises `ServerError` for the first request that fails for good; the others are given up.
         """
@@ -125,13 +125,13 @@ class Client:
             try:
                 return read(await _ask(connection, request))
             except ServerError as error:  # `read` sees no use in another attempt
-                raise self._error(str(error)) from error
+                raise self._error(str(error)) from None
             except (openai.APIError, ValueError) as error:
                 if not _is_passing(error):
-                    raise self._error(f"{_seen(error)}; {self._remedy(error, request)}") from error
+                    raise self._error(f"{_seen(error)}; {self._remedy(error, request)}") from None
                 if attempt == self._retries:
                     remedy = "see that the server is well and can be reached; the same command goes on from here"
-                    raise self._error(f"{_seen(error)}, at the last of {attempt + 1} attempts; {remedy}") from error
+                    raise self._error(f"{_seen(error)}, at the last of {attempt + 1} attempts; {remedy}") from None
                 pause = min(max(self._pause * 2**attempt, _asked_pause(error)), LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(1, 1.25))  # so that not all come back at once
         raise AssertionError("unreachable")

@@ -87,9 +87,9 @@ def test_when_the_leash_itself_is_ended_so_is_the_server(tmp_path: Path) -> None
     child, pids = start(tmp_path)
     psutil.Process(pids[0]).parent().send_signal(signal.SIGTERM)  # pyright: ignore[reportOptionalMemberAccess]
     wait_until_gone(pids, 10)
+    child.close()
     with pytest.raises(ServerError, match="the server ended with code"):
         child.check()
-    child.close()
 
 
 def test_a_server_that_ends_before_it_is_ready_is_one_line_that_names_its_log(tmp_path: Path) -> None:

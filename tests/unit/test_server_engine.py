@@ -19,6 +19,7 @@ from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ModelError, ServerError
+from selfreward.explain import explain
 from tests.faults import END, Script, expected_ids, serving
 
 DECODING = Decoding(0.7, 0.9, 6)
@@ -121,7 +122,8 @@ def test_where_a_fault_stays_the_error_names_the_server_what_was_seen_and_the_re
         ServerError, match=rf"^engine.base_url={url}: {seen}.*, at the last of 2 attempts; see that the server is well"
     ) as caught:
         engine_at(url, chat, retries=1).sample(ASKED[:1], DECODING, None, ignore)
-    assert "\n" not in str(caught.value)
+    assert explain(caught.value) == str(caught.value)
+    assert "\n" not in explain(caught.value)
     assert set(script.asked.values()) == {2}
 
 
@@ -205,6 +207,7 @@ def test_a_text_beyond_what_the_server_takes_is_refused_before_it_is_sent(script
 
 
 def test_no_more_requests_are_under_way_at_once_than_allowed(script: Script, url: str, chat: Chat) -> None:
+    script.seconds = 0.05
     engine_at(url, chat, concurrency=3).sample(ASKED, DECODING, None, ignore)
     assert 1 < script.busiest <= 3
 
