@@ -63,6 +63,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("judge.engine=grader", "judge.engine=grader: engines has none; +engine@engines.grader=<choice> adds it"),
         ("engine@engines.grader=hf", "engine@engines.grader=...: there is no such engine or setting; +engine@"),
         ("engines.grader.device=cpu", "engines.grader.device=...: there is no such engine or setting; +engine@"),
+        ("engines={g:{kind:hf}}", "engines=...: there is no such engine or setting; +engine@"),
         ("+engines.grader.kind=hf", "engines.grader.kind=...: there is no such engine or setting; +engine@"),
         ("+engine@engines.grader=steam", "steam"),
         ("+engine@engines.grader=hf +engines.grader.heat=1", "engines.grader.heat=...: there is no such engine or"),
