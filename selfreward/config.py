@@ -315,14 +315,16 @@ def _check_across(cfg: RunConfig) -> None:
     if cfg.memory.micro_batch and cfg.memory.micro_batch > cfg.train.batch_size:
         remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
         raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
-    _check_launch(cfg.launch)
+    _check_launch(cfg.launch, cfg.engine.device)
     if cfg.sampling.temperature == 0:
         raise ConfigError(
             "sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0"
         )
 
 
-def _check_launch(launch: LaunchConfig) -> None:
+def _check_launch(launch: LaunchConfig, device: str) -> None:
+    if launch.kind == "accelerate" and device == "mps":
+        raise ConfigError("launch.kind", "accelerate", "there is but one GPU for engine.device=mps; use launch=single")
     for key in ("processes", "config_file"):
         if launch.kind == "single" and getattr(launch, key) is not None:
             remedy = "launch.kind=single is one process; set launch=accelerate too"

@@ -13,6 +13,13 @@ from selfreward.launch import launch
 from tests.conftest import tiny_settings
 
 
+def test_apples_gpu_takes_one_process(tmp_path: Path) -> None:
+    cfg = _settings(tmp_path, kind="accelerate", processes=2)
+    cfg.engine.device = "mps"
+    with pytest.raises(ConfigError, match=r"^launch.kind=accelerate: .*engine.device=mps; use launch=single$"):
+        check_settings(cfg)
+
+
 def _settings(tmp_path: Path, **launch_settings: object) -> RunConfig:
     cfg = tiny_settings(tmp_path, tmp_path / "run")
     cfg.launch = LaunchConfig(**launch_settings)  # pyright: ignore[reportArgumentType]
