@@ -48,15 +48,16 @@ KERNELS: dict[str, Kernel] = {"eager": eager, "sdpa": sdpa}
 
 
 class _EagerAttention(torch.autograd.Function):
-    """A key's heads share one product; of the scores only the weights are kept, in the model's dtype."""
+    """A key's heads share one product. Scores stay in the model's dtype: softmax computes in float32 by itself."""
 
     @staticmethod
     def forward(ctx: Any, query_AND: Tensor, key_GMD: Tensor, value_GME: Tensor, scale: float) -> Tensor:
         (heads, n, d), (groups, m, _) = query_AND.shape, key_GMD.shape
         query_GQD = query_AND.reshape(groups, -1, d)
-        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).float().mul_(scale).view(heads, n, m)
-        unseen_NM = torch.full((n, m), float("-inf"), device=query_AND.device).triu_(m - n + 1)
-        weights_GQM = scores_AND.add_(unseen_NM).softmax(-1).to(value_GME.dtype).view(groups, -1, m)
+        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).mul_(scale).view(heads, n, m)
+        unseen_NN = torch.full((n, n), float("-inf"), dtype=scores_AND.dtype, device=scores_AND.device).triu_(1)
+        scores_AND[:, :, m - n :].add_(unseen_NN)  # what came before is seen by all
+        weights_GQM = scores_AND.softmax(-1).view(groups, -1, m)
         ctx.save_for_backward(query_GQD, key_GMD, value_GME, weights_GQM)
         ctx.scale = scale
         return (weights_GQM @ value_GME).view(heads, n, -1)

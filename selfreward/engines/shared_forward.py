@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class SharedForward:
     def states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Of all tokens; nothing is shared."""
         nodes = [Node(row, None, 0, place) for place, row in enumerate(rows)]
-        batches = by_length([len(row) for row in rows], range(len(rows)), self._tokens)
+        batches = by_length({place: len(row) for place, row in enumerate(rows)}, self._tokens)
         compute = partial(_nodes_at, self, nodes)
         for batch, (state_NH, _, lengths) in halving(batches, compute):
             yield batch, list(state_NH.split(lengths))
@@ -91,19 +92,18 @@ class SharedPrompts:
         self._nodes = prefix_tree(rows)
         self._leaves = {node.row: place for place, node in enumerate(self._nodes) if node.row is not None}
         self._made: dict[int, Layers] = {}
-        for place, node in enumerate(self._nodes):
-            if node.row is None:
-                self._made[place] = forward.run_nodes([node], [self._before(node)])[1][0]
+        for level in self._shared_levels():
+            for batch, (_, made, _) in halving(self._node_batches(level), self._compute):
+                self._made.update(zip(batch, made, strict=True))
 
     def batches(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """The rows in batches, the longest first."""
-        lengths = [len(self._nodes[self._leaves[row]].token_ids) for row in rows]
-        return ([rows[i] for i in batch] for batch in by_length(lengths, range(len(lengths)), self._forward.tokens))
+        places = self._node_batches([self._leaves[row] for row in rows])
+        return ([self._row(place) for place in batch] for batch in places)
 
     def compute(self, batch: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
         """What `SharedForward.run_nodes` says of these rows' own parts."""
-        nodes = [self._nodes[self._leaves[row]] for row in batch]
-        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes])
+        return self._compute([self._leaves[row] for row in batch])
 
     def open(self, batch: Sequence[int], answers: int, steps: int) -> tuple[Tensor, SharedAnswers]:
         """Answers to the rows of a batch."""
@@ -125,6 +125,25 @@ class SharedPrompts:
         lengths = [self._length(row) for row in batch]
         keys = AnswerKeys(common, rest, answers, steps)
         return torch.stack([states[row] for row in batch]), SharedAnswers(self._forward, keys, lengths, answers)
+
+    def _shared_levels(self) -> Iterator[list[int]]:
+        """The places of what several rows share, in levels: each needs only what is in those above it."""
+        shared = [place for place, node in enumerate(self._nodes) if node.row is None]
+        shared.sort(key=lambda place: len(self._chain(self._nodes[place])))
+        for _, level in groupby(shared, key=lambda place: len(self._chain(self._nodes[place]))):
+            yield list(level)
+
+    def _node_batches(self, places: Sequence[int]) -> Iterator[list[int]]:
+        return by_length({place: len(self._nodes[place].token_ids) for place in places}, self._forward.tokens)
+
+    def _compute(self, places: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
+        nodes = [self._nodes[place] for place in places]
+        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes])
+
+    def _row(self, place: int) -> int:
+        row = self._nodes[place].row
+        assert row is not None, "what several rows share is not a row's own"
+        return row
 
     def _length(self, row: int) -> int:
         node = self._nodes[self._leaves[row]]
@@ -164,11 +183,11 @@ class SharedAnswers:
         self._positions_B = self._positions_B[rows]
 
 
-def by_length(lengths: Sequence[int], rows: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """The rows in batches of at most `tokens` tokens, or of one row; the longest first."""
+def by_length(lengths: Mapping[int, int], tokens: int) -> Iterator[list[int]]:
+    """What these lengths belong to, in batches of at most `tokens` tokens, or of one; the longest first."""
     batch: list[int] = []
     total = 0
-    for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
+    for row in sorted(lengths, key=lengths.__getitem__, reverse=True):
         if batch and total + lengths[row] > tokens:
             yield batch
             batch, total = [], 0
