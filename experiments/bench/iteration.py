@@ -27,15 +27,15 @@ import torch
 from baseline import Choice, plain_trainer
 from generating import Generating, Way
 from harness import clocked, report
+from judging import Scores, judge_plain
 from pairs import PEOPLE_ASKED
+from sampling import DECODING
 
 from selfreward import model_files
 from selfreward.adapters import Adapter
 from selfreward.compose import compose_run
-from selfreward.config import JudgeConfig, RunConfig
-from selfreward.engines.base import Decoding
-from selfreward.errors import VerdictError
-from selfreward.judges import pairwise, rubric
+from selfreward.config import RunConfig
+from selfreward.judges import pairwise
 from selfreward.loop import loop
 from selfreward.models import Models
 from selfreward.pairing.base import Scored
@@ -149,13 +149,13 @@ def plain_iteration(models: Models, begun: Begun, parts: dict[str, float]) -> fl
         return result
 
     candidates = clock("sample", lambda: plain_sample(models, begun.adapter, asked, cfg.sampling.n))
-    scores = clock("judge", lambda: plain_judge(models, begun.adapter, candidates, cfg.judge))
+    scores = clock("judge", lambda: judge_plain({WAY.dtype: models}, begun.adapter, WAY, cfg.judge, candidates))
     pairs = paired(candidates, scores, cfg)
     with tempfile.TemporaryDirectory() as folder:
         trained = Adapter("script", Path(folder))
         clock("train", lambda: plain_train(models, pairs, cfg, begun.adapter, trained))
         answers = clock("evaluation answers", lambda: plain_sample(models, trained, held_out, 1))
-        clock("evaluation scores", lambda: plain_judge(models, None, answers, cfg.judge))
+        clock("evaluation scores", lambda: judge_plain({WAY.dtype: models}, None, WAY, cfg.judge, answers))
         clock("evaluation duels", lambda: plain_duels(models, answers, begun.opponents))
     return sum(parts.values()) - before
 
@@ -164,32 +164,12 @@ def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prom
     """Answers by `generate`."""
     ids = [models.chat.render(prompt.prompt) for prompt in prompts]
     with Generating({WAY.dtype: models}, adapter, WAY) as generating:
-        made = generating.sample(ids, answers, Decoding(0.7, 0.9, 96))
+        made = generating.sample(ids, answers, DECODING)
     return [
         Candidate(prompt.prompt_id, prompt.prompt, k, models.chat.decode(row), prompt_ids, row, [], True)
         for prompt, prompt_ids, rows in zip(prompts, ids, made, strict=True)
         for k, row in enumerate(rows)
     ]
-
-
-def plain_judge(
-    models: Models, adapter: Adapter | None, candidates: Sequence[Candidate], config: JudgeConfig
-) -> list[float | None]:
-    """The mean of three written judgements each."""
-    prompts = [models.chat.render(rubric.build_message(candidate, "sampled")) for candidate in candidates]
-    with Generating({WAY.dtype: models}, adapter, WAY) as generating:
-        decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
-        replies = generating.sample(prompts, config.samples, decoding)
-    found: list[float | None] = []
-    for rows in replies:
-        parsed: list[float] = []
-        for row in rows:
-            try:
-                parsed.append(rubric.parse(models.chat.decode(row)))
-            except VerdictError:
-                continue
-        found.append(sum(parsed) / len(parsed) if parsed else None)
-    return found
 
 
 @torch.inference_mode()
@@ -212,10 +192,11 @@ def plain_duels(models: Models, answers: Sequence[Candidate], opponents: Sequenc
     return found
 
 
-def paired(candidates: Sequence[Candidate], scores: Sequence[float | None], cfg: RunConfig) -> list[PreferencePair]:
+def paired(candidates: Sequence[Candidate], scores: Scores, cfg: RunConfig) -> list[PreferencePair]:
     """Best against worst, as the loop pairs them."""
     by_prompt: dict[str, list[Scored]] = {}
-    for candidate, score in zip(candidates, scores, strict=True):
+    for candidate in candidates:
+        score = scores.get((candidate.prompt_id, candidate.index))
         if score is not None:
             by_prompt.setdefault(candidate.prompt_id, []).append(Scored(candidate, score))
     pairs: list[PreferencePair] = []
