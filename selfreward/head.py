@@ -114,10 +114,8 @@ def sharpen_(logits_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, wanted_CK:
 
 
 def log_total(logits_CV: Tensor) -> Tensor:
-    """The logarithm of each row's summed exponentials. torch's own `logsumexp` of wide rows is slow on a CPU: it takes
-    longer than the matrix product that made them."""
-    highest_C1 = logits_CV.amax(-1, keepdim=True)
-    return ((logits_CV - highest_C1).exp_().sum(-1, keepdim=True).log_() + highest_C1)[:, 0]
+    """The logarithm of each row's summed exponentials. By way of `log_softmax`, for which torch has the faster code."""
+    return logits_CV.amax(-1) - logits_CV.log_softmax(-1).amax(-1)
 
 
 @torch.no_grad()
