@@ -163,16 +163,16 @@ class HFEngine:
         ends = torch.tensor(self._models.end_ids, device=self._models.device)
         before = self._forward.computed
         state_PH, growing = prompts.open(batch, answers, decoding.max_new_tokens)
-        logits_BV = self._head.logits(state_PH).repeat_interleave(answers, 0)
+        state_BH = state_PH.repeat_interleave(answers, 0)
         advance(0, self._forward.computed - before)
 
         tokens: list[list[int]] = [[] for _ in range(total)]
         logprobs: list[list[float]] = [[] for _ in range(total)]
         finished = [False] * total
-        rows = torch.arange(total, device=logits_BV.device)  # the answer that each row of the batch belongs to
-        open_B = torch.ones(total, dtype=torch.bool, device=logits_BV.device)
+        rows = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
+        open_B = torch.ones(total, dtype=torch.bool, device=state_BH.device)
         for step in range(decoding.max_new_tokens):
-            token_B, logprob_B = nucleus.draw(logits_BV, uniforms_BT[rows, step], decoding.temperature, decoding.top_p)
+            token_B, logprob_B = self._draw(state_BH, uniforms_BT[rows, step], decoding)
             ended_B = torch.isin(token_B, ends)
             for row, token, logprob, ended, is_open in zip(
                 rows.tolist(), token_B.tolist(), logprob_B.tolist(), ended_B.tolist(), open_B.tolist(), strict=True
@@ -194,9 +194,20 @@ class HFEngine:
                 kept = open_B.nonzero()[:, 0]
                 growing.keep(kept)
                 rows, token_B, open_B = rows[kept], token_B[kept], open_B[kept]
-            logits_BV = self._head.logits(growing.step(token_B))
+            state_BH = growing.step(token_B)
         made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
         return [made[start : start + answers] for start in range(0, total, answers)]
+
+    def _draw(self, state_BH: Tensor, uniform_B: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+        """The next token of each row, and its log-probability."""
+        drawn: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        for logits_CV in self._head.few_at_a_time(state_BH):
+            uniform_C = uniform_B[done : done + len(logits_CV)]
+            drawn.append(nucleus.draw(logits_CV, uniform_C, decoding.temperature, decoding.top_p))
+            done += len(logits_CV)
+        tokens, logprobs = zip(*drawn, strict=True)
+        return torch.cat(tokens), torch.cat(logprobs)
 
     def _uniforms(self, seeds: Sequence[int], steps: int) -> Tensor:
         numbers = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])
