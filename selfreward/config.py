@@ -181,6 +181,7 @@ class SpeedConfig(Execution):
     completion_head: bool = True  # training scores completion tokens alone, and keeps no logits
     share_prompt: bool = True  # training packs pairs into one row, each prompt once; needs completion_head
     fused_adapter: bool = True  # training computes an adapter in the model's dtype, without peft's casts
+    blocked_weights: bool = True  # a CPU decodes with a second copy of the weights, laid out for it, where that fits
 
 
 @dataclass

@@ -16,9 +16,9 @@ from selfreward.cap import check_resident
 from selfreward.chat import Chat
 from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.blocked_linear import blocked, can_block
 from selfreward.engines.forward import Forward, Prompts
 from selfreward.engines.halving import halving
-from selfreward.engines.packed_linear import can_pack, packed
 from selfreward.engines.padded_forward import PaddedForward
 from selfreward.engines.shared_forward import SharedForward
 from selfreward.errors import ModelError
@@ -35,7 +35,7 @@ class HFEngine:
         rows: answers decoded side by side.
         scoring_tokens: tokens in one pass over given texts.
         merge_adapter: fold the adapter into the weights while sampling.
-        packed_weights: sample with a second copy of the layers' weights, laid out for it, where the machine can.
+        blocked_weights: sample with a second copy of the layers' weights, laid out for it, where the machine can.
         ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
             whose memory runs out.
 
@@ -50,7 +50,7 @@ class HFEngine:
         scoring_tokens: int,
         *,
         merge_adapter: bool,
-        packed_weights: bool = True,
+        blocked_weights: bool = True,
         ram_gb: float | None = None,
     ) -> None:
         self._ram_gb = ram_gb
@@ -58,7 +58,7 @@ class HFEngine:
         self._rows = rows
         self._scoring_tokens = scoring_tokens
         self._merge = merge_adapter
-        self._pack = packed_weights
+        self._block = blocked_weights
         self.decoded = self.kept = 0
 
     @property
@@ -73,7 +73,7 @@ class HFEngine:
         rows = [request.prompt_ids for request in requests]
         self._check_length(max(map(len, rows), default=0) + decoding.max_new_tokens)
         answers: dict[int, list[Completion]] = {}
-        with self._models.policy(adapter, merged=self._merge), self._forward.ready(), self._packed:
+        with self._models.policy(adapter, merged=self._merge), self._forward.ready(), self._blocked:
             before = self._forward.computed
             prompts = self._forward.prompts(rows)
             advance(0, self._forward.computed - before)
@@ -124,9 +124,9 @@ class HFEngine:
         return Head(self._models.base)
 
     @property
-    def _packed(self) -> AbstractContextManager[None]:
+    def _blocked(self) -> AbstractContextManager[None]:
         model = self._models.base
-        return packed(model) if self._pack and can_pack(model) else nullcontext()
+        return blocked(model) if self._block and can_block(model) else nullcontext()
 
     @cached_property
     def _forward(self) -> Forward:

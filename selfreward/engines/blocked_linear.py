@@ -1,8 +1,8 @@
-"""Linear layers laid out for decoding on a CPU.
+"""Linear layers whose weights are laid out for decoding on a CPU.
 
-A step of decoding is many short products. oneDNN computes them faster from weights in a layout of its own, and layers
-that take the same input are computed as one, with the first factors of their adapters. This takes a second copy of the
-layers' weights.
+A step of decoding is many short products. oneDNN computes them faster from weights in its own, blocked layout, and
+layers that take the same input are computed as one, with the first factors of their adapters. This takes a second copy
+of the layers' weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _ROWS = 64  # that the layout is meant for; it serves all others nearly as well
 
 
-def can_pack(model: Any) -> bool:
+def can_block(model: Any) -> bool:
     """Whether this machine has such products of the model's type of number."""
     if model.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -35,7 +35,7 @@ def can_pack(model: Any) -> bool:
 
 
 @contextmanager
-def packed(model: Any) -> Iterator[None]:
+def blocked(model: Any) -> Iterator[None]:
     """Have steps of decoding computed this way, under the adapter that is switched on.
 
     Passes over more than one token a row, and layers under other adapters than plain LoRA, stay as they are.
