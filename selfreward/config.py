@@ -54,6 +54,8 @@ class PromptsConfig(Execution):
     held_out_column: str | None = None  # a column that says "held_out" for prompts kept for evaluation
     per_iteration: int = _number(16, least=1)
     held_out: int = _number(24, least=1)  # prompts kept for evaluation, never trained on
+    most_constraints: int = _number(2, least=1)  # on one answer, for kind=constraints
+    unseen_kinds: str = ""  # kinds of constraints, joined by commas, that half of the held-out prompts alone have
 
 
 @dataclass
