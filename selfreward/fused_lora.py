@@ -8,6 +8,7 @@ only the input and its low-rank image are kept. In float32 nothing is rounded.
 from __future__ import annotations
 
 import types
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,17 +28,46 @@ def fuse_adapters(model: torch.nn.Module) -> None:
 
 def _forward(peft_forward: Any) -> Any:
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        names = self.active_adapters
-        if self.disable_adapters or self.merged or len(names) != 1 or not _is_plain(self, names[0]):
+        factors = _factors(self)
+        if factors is None:
             return peft_forward(x, *args, **kwargs)
-        base, name = self.get_base_layer(), names[0]
-        a_RI, b_OR, scale = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        base, (a_RI, b_OR, scale) = self.get_base_layer(), factors
         if torch.is_inference_mode_enabled():
             rounded = _rounded(self, a_RI, b_OR, x.dtype)
             return _product(x, base.weight, base.bias, *rounded, scale)[0]
         return _LoraLinear.apply(x, base.weight, base.bias, a_RI, b_OR, scale)
 
     return forward
+
+
+@dataclass(frozen=True)
+class LinearParts:
+    """What a linear layer computes with: its weight and bias, and `scale` times B A of the adapter that is on."""
+
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    factors: tuple[Tensor, Tensor, float] | None
+    """A (rank, inputs), B (outputs, rank), and the scale."""
+
+
+def linear_parts(layer: Any) -> LinearParts | None:
+    """Of a linear layer, with or without LoRA; None for any other, and where its output is not just the sum of both."""
+    if type(layer) is torch.nn.Linear:
+        return LinearParts(layer.weight, layer.bias, None)
+    if not isinstance(layer, Linear) or type(layer.get_base_layer()) is not torch.nn.Linear:
+        return None
+    base: Any = layer.get_base_layer()
+    factors = _factors(layer)
+    off = layer.disable_adapters != layer.merged
+    return LinearParts(base.weight, base.bias, factors) if off or factors else None
+
+
+def _factors(layer: Any) -> tuple[Tensor, Tensor, float] | None:
+    """A, B and scale of the adapter that is on, where it is one and plain."""
+    names = layer.active_adapters
+    if layer.disable_adapters or layer.merged or len(names) != 1 or not _is_plain(layer, names[0]):
+        return None
+    return layer.lora_A[names[0]].weight, layer.lora_B[names[0]].weight, layer.scaling[names[0]]
 
 
 def _is_plain(layer: Any, name: str) -> bool:

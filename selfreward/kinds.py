@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from selfreward.config import RunConfig, validate
+from selfreward.config import RunConfig
 from selfreward.engines import ENGINES, check_engine
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.roles import check_engines
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
+from selfreward.validation import validate
 
 KINDS: Mapping[str, Mapping[str, object]] = {
     "prompts.kind": SOURCES,

@@ -100,8 +100,9 @@ class StageSettings:
     @property
     def held_out_candidates(self) -> CandidatesIdentity:
         s, e = self.cfg.sampling, self.cfg.evaluation
+        shard_size = 4 * s.shard_size  # one answer a prompt: a small batch is a slow one
         return CandidatesIdentity(
-            1, e.temperature, e.top_p, e.max_new_tokens, s.max_prompt_tokens, s.shard_size, self.engine("sampling")
+            1, e.temperature, e.top_p, e.max_new_tokens, s.max_prompt_tokens, shard_size, self.engine("sampling")
         )
 
     def judgements(self, role: Role) -> JudgementsIdentity:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from selfreward import model_files
 from selfreward.cap import MemoryMeter
 from selfreward.compose import CONF, register
-from selfreward.config import RunConfig, artifacts_dir, check_folders
+from selfreward.config import RunConfig, artifacts_dir
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
@@ -35,6 +35,7 @@ from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.run_folder import held, is_linked, link, linked, write_settings
+from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
 

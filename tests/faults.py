@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 END = 2
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 3.0
 STATUS = {"400": 400, "401": 401, "404": 404, "408": 408, "409": 409, "429": 429, "500": 500, "503": 503}
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -36,11 +37,17 @@ class Choice:
 
 
 def plain_trainer(
-    base: Any, tokenizer: Any, pairs: Sequence[PreferencePair], train: TrainConfig, choice: Choice
+    base: Any,
+    tokenizer: Any,
+    pairs: Sequence[PreferencePair],
+    train: TrainConfig,
+    choice: Choice,
+    start: Path | None = None,
 ) -> DPOTrainer:
-    """A plain trainer with a fresh adapter, the optimiser's settings as in `train`, all else as trl has it.
+    """A plain trainer, the optimiser's settings as in `train`, all else as trl has it.
 
-    The reference is the base model: trl switches the adapter off for it.
+    The adapter is a fresh one, or that in the folder `start`. The reference is the base model, for which trl switches
+    the adapter off; or a copy that trl makes of the adapter of `start`.
     """
     base.set_attn_implementation(choice.attention)
     torch.manual_seed(0)
@@ -72,11 +79,11 @@ def plain_trainer(
         seed=0,
     )
     made = TokenTrainer(
-        model=base,
+        model=PeftModel.from_pretrained(base, str(start), is_trainable=True) if start else base,
         args=arguments,
         train_dataset=Dataset.from_dict(rows),
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=None if start else lora,
     )
     made.remove_callback(PrinterCallback)
     return made

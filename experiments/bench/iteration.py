@@ -1,18 +1,22 @@
 """How long does a whole iteration take, against one script of `generate` and `DPOTrainer`?
 `python experiments/bench/iteration.py`
 
-Sample, judge three times, pair, train, answer held-out prompts, judge these. The model is that of `make run`, tuned for
-a minute so that it writes verdicts which can be read. It is loaded once on both sides.
+Sample, judge three times, pair, train, answer held-out prompts, judge these, and hold each against policy 0's in both
+orders. With the settings of `make run`, and of them the second iteration: policies have adapters there, as in all that
+follow. The model is that of `make run`, tuned for some minutes so that it writes verdicts which can be read, and is
+loaded once on each side.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +27,15 @@ import torch
 from baseline import Choice, plain_trainer
 from generating import Generating, Way
 from harness import clocked, report
+from judging import Scores, judge_plain
 from pairs import PEOPLE_ASKED
+from sampling import DECODING
 
 from selfreward import model_files
 from selfreward.adapters import Adapter
 from selfreward.compose import compose_run
-from selfreward.config import JudgeConfig, RunConfig
-from selfreward.engines.base import Decoding
-from selfreward.errors import VerdictError
-from selfreward.judges import rubric
+from selfreward.config import RunConfig
+from selfreward.judges import pairwise
 from selfreward.loop import loop
 from selfreward.models import Models
 from selfreward.pairing.base import Scored
@@ -41,9 +45,9 @@ from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
 
-PROMPTS, HELD_OUT = 8, 8
-WAY = Way("sdpa", 64)  # what sampling.py and judging.py find fastest
+WAY = Way("sdpa", 64)  # what judging.py finds fastest
 CHOICE = Choice("eager", 2, autocast=False, checkpointing=False)  # what training.py finds fastest
+DUELS_AT_ONCE = 8
 
 
 def main() -> None:
@@ -58,11 +62,13 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in (*modes, "script")}
     stages: dict[str, dict[str, float]] = {mode: {} for mode in modes}
     parts: dict[str, float] = {}
-    for run in range(runs):
-        for mode, cfg in modes.items():
-            times[mode].append(our_iteration(replace(cfg, seed=run), tools[mode], stages[mode]))
-        script = replace(modes["sampled"], seed=run)
-        times["script"].append(plain_iteration(plain, script, tools["sampled"], parts))
+    with tempfile.TemporaryDirectory() as folder:
+        begun = {mode: Begun(cfg, tools[mode], Path(folder) / mode) for mode, cfg in modes.items()}
+        for run in range(runs):
+            for mode in modes:
+                times[mode].append(our_iteration(begun[mode], stages[mode]))
+            times["script"].append(plain_iteration(plain, begun["sampled"], parts))
+            print({name: round(seconds[run]) for name, seconds in times.items()}, file=sys.stderr, flush=True)
     for mode in modes:
         report(
             f"judge={mode}, against a script whose judge writes",
@@ -72,6 +78,19 @@ def main() -> None:
             ours_s_by_stage=rounded(stages[mode], runs),
             baseline_s_by_stage=rounded(parts, runs),
         )
+
+
+class Begun:
+    """A run after iteration 1: its folder of artifacts, policy 1, and policy 0's answers to held-out prompts."""
+
+    def __init__(self, cfg: RunConfig, tools: Tools, folder: Path) -> None:
+        self.cfg, self.tools, self.folder = cfg, tools, folder
+        self.identity = model_files.identify(tools.model_folder, cfg.model.dtype)
+        first, second = islice(loop(cfg, self.identity, Store(folder, tools)), 2)
+        self.opponents = first["held_out_candidates"].read(Candidate)
+        adapter = tools.adapter(second["policy"])
+        assert adapter, "iteration 1 trains an adapter"
+        self.adapter = adapter
 
 
 def graded_model() -> Path:
@@ -88,11 +107,11 @@ def graded_model() -> Path:
 
 
 def settings(model: Path, mode: str) -> RunConfig:
-    """The settings of `make run`, but for the model, the judge's mode and the number of prompts."""
-    changes = [f"model.name={model}", f"prompts.per_iteration={PROMPTS}", f"prompts.held_out={HELD_OUT}"]
-    if PEOPLE_ASKED.exists():
-        changes += ["prompts=file", f"prompts.path={PEOPLE_ASKED}"]
-    return compose_run([*changes, f"judge={mode}", "iteration=1", "sampling.max_prompt_tokens=256"])
+    """The settings of `make run`, but for the model, the judge's mode, and the prompts where people's are at hand."""
+    asked = ["prompts=file", f"prompts.path={PEOPLE_ASKED}"] if PEOPLE_ASKED.exists() else []
+    return compose_run(
+        [f"model.name={model}", *asked, f"judge={mode}", "iteration=2", "sampling.max_prompt_tokens=256"]
+    )
 
 
 def ready(cfg: RunConfig, model: Path) -> Tools:
@@ -102,23 +121,25 @@ def ready(cfg: RunConfig, model: Path) -> Tools:
     return tools
 
 
-def our_iteration(cfg: RunConfig, tools: Tools, stages: dict[str, float]) -> float:
-    """Seconds of iteration 1, after policy 0 was evaluated."""
-    with tempfile.TemporaryDirectory() as root:
-        identity = model_files.identify(tools.model_folder, cfg.model.dtype)
-        steps = loop(cfg, identity, Store(Path(root), tools))
-        next(steps)
+def our_iteration(begun: Begun, stages: dict[str, float]) -> float:
+    """Seconds of iteration 2."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(begun.folder, copy, dirs_exist_ok=True)
+        steps = loop(begun.cfg, begun.identity, Store(Path(copy), begun.tools))
+        for _ in range(2):
+            next(steps)  # what was begun
         seconds, made = clocked(partial(next, steps))
         for name, artifact in made.items():
             stages[name] = stages.get(name, 0.0) + artifact.manifest.cost.seconds
     return seconds
 
 
-def plain_iteration(models: Models, cfg: RunConfig, tools: Tools, parts: dict[str, float]) -> float:
+def plain_iteration(models: Models, begun: Begun, parts: dict[str, float]) -> float:
     """Seconds of the same work by a script."""
+    cfg, pool = begun.cfg, begun.tools.pool
     asked, held_out = (
         [prompt for prompt in some if len(models.chat.render(prompt.prompt)) <= cfg.sampling.max_prompt_tokens]
-        for some in (tools.pool.select(PROMPTS, 1, cfg.seed), tools.pool.held_out)
+        for some in (pool.select(cfg.prompts.per_iteration, 2, cfg.seed), pool.held_out)
     )
     before = sum(parts.values())
 
@@ -127,14 +148,15 @@ def plain_iteration(models: Models, cfg: RunConfig, tools: Tools, parts: dict[st
         parts[name] = parts.get(name, 0.0) + seconds
         return result
 
-    candidates = clock("sample", lambda: plain_sample(models, None, asked, cfg.sampling.n))
-    scores = clock("judge", lambda: plain_judge(models, None, candidates, cfg.judge))
+    candidates = clock("sample", lambda: plain_sample(models, begun.adapter, asked, cfg.sampling.n))
+    scores = clock("judge", lambda: judge_plain({WAY.dtype: models}, begun.adapter, WAY, cfg.judge, candidates))
     pairs = paired(candidates, scores, cfg)
     with tempfile.TemporaryDirectory() as folder:
-        adapter = Adapter("script", Path(folder))
-        clock("train", lambda: plain_train(models, pairs, cfg, adapter))
-        answers = clock("evaluation answers", lambda: plain_sample(models, adapter, held_out, 1))
-        clock("evaluation scores", lambda: plain_judge(models, None, answers, cfg.judge))
+        trained = Adapter("script", Path(folder))
+        clock("train", lambda: plain_train(models, pairs, cfg, begun.adapter, trained))
+        answers = clock("evaluation answers", lambda: plain_sample(models, trained, held_out, 1))
+        clock("evaluation scores", lambda: judge_plain({WAY.dtype: models}, None, WAY, cfg.judge, answers))
+        clock("evaluation duels", lambda: plain_duels(models, answers, begun.opponents))
     return sum(parts.values()) - before
 
 
@@ -142,7 +164,7 @@ def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prom
     """Answers by `generate`."""
     ids = [models.chat.render(prompt.prompt) for prompt in prompts]
     with Generating({WAY.dtype: models}, adapter, WAY) as generating:
-        made = generating.sample(ids, answers, Decoding(0.7, 0.9, 96))
+        made = generating.sample(ids, answers, DECODING)
     return [
         Candidate(prompt.prompt_id, prompt.prompt, k, models.chat.decode(row), prompt_ids, row, [], True)
         for prompt, prompt_ids, rows in zip(prompts, ids, made, strict=True)
@@ -150,30 +172,31 @@ def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prom
     ]
 
 
-def plain_judge(
-    models: Models, adapter: Adapter | None, candidates: Sequence[Candidate], config: JudgeConfig
-) -> list[float | None]:
-    """The mean of three written judgements each."""
-    prompts = [models.chat.render(rubric.build_message(candidate, "sampled")) for candidate in candidates]
-    with Generating({WAY.dtype: models}, adapter, WAY) as generating:
-        decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
-        replies = generating.sample(prompts, config.samples, decoding)
-    found: list[float | None] = []
-    for rows in replies:
-        parsed: list[float] = []
-        for row in rows:
-            try:
-                parsed.append(rubric.parse(models.chat.decode(row)))
-            except VerdictError:
-                continue
-        found.append(sum(parsed) / len(parsed) if parsed else None)
+@torch.inference_mode()
+def plain_duels(models: Models, answers: Sequence[Candidate], opponents: Sequence[Candidate]) -> list[float]:
+    """The base model's probability that an answer is better, in both orders, from the next token's logits."""
+    theirs = {opponent.prompt_id: opponent.text for opponent in opponents}
+    chat = models.chat
+    choices = chat.choices(pairwise.OPENING, ["A", "B"])
+    duels = [pairwise.Duel(answer.prompt, answer.text, theirs[answer.prompt_id]) for answer in answers]
+    messages = [message for duel in duels for message in pairwise.build_messages(duel)]
+    prompts = sorted((chat.render(message) + choices.opening_ids for message in messages), key=len)
+    models.base.set_attn_implementation(WAY.attention)
+    found: list[float] = []
+    for start in range(0, len(prompts), DUELS_AT_ONCE):
+        inputs = chat.tokenizer.pad(
+            {"input_ids": prompts[start : start + DUELS_AT_ONCE]}, return_tensors="pt", padding_side="left"
+        ).to(models.base.device)
+        logits = models.base(**inputs, logits_to_keep=1).logits[:, -1, choices.choice_ids]
+        found += logits.float().softmax(-1)[:, 0].tolist()
     return found
 
 
-def paired(candidates: Sequence[Candidate], scores: Sequence[float | None], cfg: RunConfig) -> list[PreferencePair]:
+def paired(candidates: Sequence[Candidate], scores: Scores, cfg: RunConfig) -> list[PreferencePair]:
     """Best against worst, as the loop pairs them."""
     by_prompt: dict[str, list[Scored]] = {}
-    for candidate, score in zip(candidates, scores, strict=True):
+    for candidate in candidates:
+        score = scores.get((candidate.prompt_id, candidate.index))
         if score is not None:
             by_prompt.setdefault(candidate.prompt_id, []).append(Scored(candidate, score))
     pairs: list[PreferencePair] = []
@@ -198,13 +221,13 @@ def paired(candidates: Sequence[Candidate], scores: Sequence[float | None], cfg:
     return pairs
 
 
-def plain_train(models: Models, pairs: Sequence[PreferencePair], cfg: RunConfig, adapter: Adapter) -> None:
-    """One epoch of plain trl; the adapter is saved and taken off again."""
+def plain_train(models: Models, pairs: Sequence[PreferencePair], cfg: RunConfig, start: Adapter, made: Adapter) -> None:
+    """One epoch of plain trl from an adapter; the trained one is saved and taken off again."""
     base: Any = models.base
-    trainer = plain_trainer(base, models.chat.tokenizer, pairs, cfg.train, CHOICE)
+    trainer = plain_trainer(base, models.chat.tokenizer, pairs, cfg.train, CHOICE, start.folder)
     try:
         trainer.train()
-        trainer.save_model(str(adapter.folder))
+        trainer.save_model(str(made.folder))
     finally:
         model: Any = trainer.model
         model.unload()

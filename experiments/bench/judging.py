@@ -105,7 +105,7 @@ def judge_ours(engine: HFEngine, adapter: Adapter, config: JudgeConfig, candidat
 
 
 def judge_plain(
-    models: dict[str, Models], adapter: Adapter, way: Way, config: JudgeConfig, candidates: Sequence[Candidate]
+    models: dict[str, Models], adapter: Adapter | None, way: Way, config: JudgeConfig, candidates: Sequence[Candidate]
 ) -> Scores:
     """Scores by `generate`, from the same words, read by the same parser."""
     chat = models[way.dtype].chat

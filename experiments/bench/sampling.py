@@ -81,10 +81,8 @@ def compare(
         mine_now = partial(sample_ours, engine, block, adapter, run)
         plain = partial(sample_plain, models, adapter, way, block, DECODING)
         for side, action in ((mine, mine_now), (theirs, plain)):
-            seconds, kept = clocked(
-                action
-            )  # answers differ in length by chance: what counts is seconds for a kept token
-            side.append(1000 * seconds / kept)
+            seconds, kept = clocked(action)
+            side.append(1000 * seconds / kept)  # answers differ in length by chance
     report(
         case,
         mine,

@@ -30,6 +30,11 @@ class Sizes(Protocol):
         ...
 
     @property
+    def blocked_weights(self) -> bool:
+        """Whether decoding may keep a second copy of the layers' weights."""
+        ...
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the run's device has no memory of its own."""
         ...
@@ -57,9 +62,14 @@ class Host:
 def _hf(host: Host, engine: EngineConfig) -> Engine:
     from selfreward.engines.hf import HFEngine
 
-    plan, ram_gb = host.plan(), host.cfg.memory.ram_gb
+    plan = host.plan()
     return HFEngine(
-        host.models(), plan.sampling_rows, plan.scoring_tokens, merge_adapter=engine.merge_adapter, ram_gb=ram_gb
+        host.models(),
+        plan.sampling_rows,
+        plan.scoring_tokens,
+        merge_adapter=engine.merge_adapter,
+        blocked_weights=plan.blocked_weights,
+        ram_gb=host.cfg.memory.ram_gb,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from selfreward.cap import check_resident
 from selfreward.chat import Chat
 from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.blocked_linear import blocked, can_block
 from selfreward.engines.forward import Forward, Prompts
 from selfreward.engines.halving import halving
 from selfreward.engines.padded_forward import PaddedForward
@@ -33,6 +35,7 @@ class HFEngine:
         rows: answers decoded side by side.
         scoring_tokens: tokens in one pass over given texts.
         merge_adapter: fold the adapter into the weights while sampling.
+        blocked_weights: sample with a second copy of the layers' weights, laid out for it, where the machine can.
         ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
             whose memory runs out.
 
@@ -41,13 +44,21 @@ class HFEngine:
     """
 
     def __init__(
-        self, models: Models, rows: int, scoring_tokens: int, *, merge_adapter: bool, ram_gb: float | None = None
+        self,
+        models: Models,
+        rows: int,
+        scoring_tokens: int,
+        *,
+        merge_adapter: bool,
+        blocked_weights: bool = True,
+        ram_gb: float | None = None,
     ) -> None:
         self._ram_gb = ram_gb
         self._models = models
         self._rows = rows
         self._scoring_tokens = scoring_tokens
         self._merge = merge_adapter
+        self._block = blocked_weights
         self.decoded = self.kept = 0
 
     @property
@@ -62,7 +73,7 @@ class HFEngine:
         rows = [request.prompt_ids for request in requests]
         self._check_length(max(map(len, rows), default=0) + decoding.max_new_tokens)
         answers: dict[int, list[Completion]] = {}
-        with self._models.policy(adapter, merged=self._merge), self._forward.ready():
+        with self._models.policy(adapter, merged=self._merge), self._forward.ready(), self._blocked:
             before = self._forward.computed
             prompts = self._forward.prompts(rows)
             advance(0, self._forward.computed - before)
@@ -112,6 +123,11 @@ class HFEngine:
     def _head(self) -> Head:
         return Head(self._models.base)
 
+    @property
+    def _blocked(self) -> AbstractContextManager[None]:
+        model = self._models.base
+        return blocked(model) if self._block and can_block(model) else nullcontext()
+
     @cached_property
     def _forward(self) -> Forward:
         model, check = self._models.base, partial(check_resident, self._ram_gb)
@@ -147,16 +163,16 @@ class HFEngine:
         ends = torch.tensor(self._models.end_ids, device=self._models.device)
         before = self._forward.computed
         state_PH, growing = prompts.open(batch, answers, decoding.max_new_tokens)
-        logits_BV = self._head.logits(state_PH).repeat_interleave(answers, 0)
+        state_BH = state_PH.repeat_interleave(answers, 0)
         advance(0, self._forward.computed - before)
 
         tokens: list[list[int]] = [[] for _ in range(total)]
         logprobs: list[list[float]] = [[] for _ in range(total)]
         finished = [False] * total
-        rows = torch.arange(total, device=logits_BV.device)  # the answer that each row of the batch belongs to
-        open_B = torch.ones(total, dtype=torch.bool, device=logits_BV.device)
+        rows = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
+        open_B = torch.ones(total, dtype=torch.bool, device=state_BH.device)
         for step in range(decoding.max_new_tokens):
-            token_B, logprob_B = nucleus.draw(logits_BV, uniforms_BT[rows, step], decoding.temperature, decoding.top_p)
+            token_B, logprob_B = self._draw(state_BH, uniforms_BT[rows, step], decoding)
             ended_B = torch.isin(token_B, ends)
             for row, token, logprob, ended, is_open in zip(
                 rows.tolist(), token_B.tolist(), logprob_B.tolist(), ended_B.tolist(), open_B.tolist(), strict=True
@@ -178,9 +194,20 @@ class HFEngine:
                 kept = open_B.nonzero()[:, 0]
                 growing.keep(kept)
                 rows, token_B, open_B = rows[kept], token_B[kept], open_B[kept]
-            logits_BV = self._head.logits(growing.step(token_B))
+            state_BH = growing.step(token_B)
         made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
         return [made[start : start + answers] for start in range(0, total, answers)]
+
+    def _draw(self, state_BH: Tensor, uniform_B: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+        """The next token of each row, and its log-probability."""
+        drawn: list[tuple[Tensor, Tensor]] = []
+        done = 0
+        for logits_CV in self._head.few_at_a_time(state_BH):
+            uniform_C = uniform_B[done : done + len(logits_CV)]
+            drawn.append(nucleus.draw(logits_CV, uniform_C, decoding.temperature, decoding.top_p))
+            done += len(logits_CV)
+        tokens, logprobs = zip(*drawn, strict=True)
+        return torch.cat(tokens), torch.cat(logprobs)
 
     def _uniforms(self, seeds: Sequence[int], steps: int) -> Tensor:
         numbers = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])

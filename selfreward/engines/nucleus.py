@@ -2,7 +2,7 @@
 
 A token is drawn by inverting the cumulative distribution of the sorted nucleus at one uniform number a row. The
 nucleus is nearly always inside the few likeliest tokens; whether it is, is decided exactly against the mass of the
-whole vocabulary, and only rows where it is not are sorted in full.
+whole vocabulary, and only rows where it is not are looked at further, in the end sorted in full.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from selfreward.head import log_total
 
-LIKELIEST = 256
+LIKELIEST = (64, 1024)
+"""Tokens looked at first, and then in rows whose nucleus has more."""
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
@@ -34,12 +35,16 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, temperature: float, top_p: float)
 
 def _draw_tempered(scaled_BV: Tensor, uniform_B: Tensor, top_p: float) -> Tensor:
     vocabulary = scaled_BV.shape[-1]
-    log_total_B = log_total(scaled_BV)
-    token_B, decided_B = _invert(*scaled_BV.topk(min(LIKELIEST, vocabulary)), log_total_B, uniform_B, top_p, vocabulary)
-    open_R = (~decided_B).nonzero()[:, 0]
-    if len(open_R):
-        whole = scaled_BV[open_R].sort(descending=True)
-        token_B[open_R], _ = _invert(*whole, log_total_B[open_R], uniform_B[open_R], top_p, vocabulary)
+    token_B = torch.empty(len(scaled_BV), dtype=torch.long, device=scaled_BV.device)
+    row_R = torch.arange(len(scaled_BV), device=scaled_BV.device)
+    scaled_RV, log_total_R, uniform_R = scaled_BV, log_total(scaled_BV), uniform_B
+    for likeliest in (*(count for count in LIKELIEST if count < vocabulary), vocabulary):
+        drawn_R, decided_R = _invert(*scaled_RV.topk(likeliest), log_total_R, uniform_R, top_p, vocabulary)
+        token_B[row_R] = drawn_R
+        open_R = (~decided_R).nonzero()[:, 0]
+        if not len(open_R):
+            break
+        row_R, scaled_RV, log_total_R, uniform_R = (t[open_R] for t in (row_R, scaled_RV, log_total_R, uniform_R))
     return token_B
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -93,13 +93,13 @@ class SharedPrompts:
         self._leaves = {node.row: place for place, node in enumerate(self._nodes) if node.row is not None}
         self._made: dict[int, Layers] = {}
         for level in self._shared_levels():
-            for batch, (_, made, _) in halving(self._node_batches(level), self._compute):
+            lengths = {place: len(self._nodes[place].token_ids) for place in level}
+            for batch, (_, made, _) in halving(by_length(lengths, forward.tokens), self._compute):
                 self._made.update(zip(batch, made, strict=True))
 
     def batches(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """The rows in batches, the longest first."""
-        places = self._node_batches([self._leaves[row] for row in rows])
-        return ([self._row(place) for place in batch] for batch in places)
+        return by_length({row: len(self._nodes[self._leaves[row]].token_ids) for row in rows}, self._forward.tokens)
 
     def compute(self, batch: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
         """What `SharedForward.run_nodes` says of these rows' own parts."""
@@ -126,24 +126,17 @@ class SharedPrompts:
         keys = AnswerKeys(common, rest, answers, steps)
         return torch.stack([states[row] for row in batch]), SharedAnswers(self._forward, keys, lengths, answers)
 
-    def _shared_levels(self) -> Iterator[list[int]]:
-        """The places of what several rows share, in levels: each needs only what is in those above it."""
-        shared = [place for place, node in enumerate(self._nodes) if node.row is None]
-        shared.sort(key=lambda place: len(self._chain(self._nodes[place])))
-        for _, level in groupby(shared, key=lambda place: len(self._chain(self._nodes[place]))):
-            yield list(level)
-
-    def _node_batches(self, places: Sequence[int]) -> Iterator[list[int]]:
-        return by_length({place: len(self._nodes[place].token_ids) for place in places}, self._forward.tokens)
+    def _shared_levels(self) -> Iterable[list[int]]:
+        """The places of what several rows share, level by level: parents come before their children in the tree."""
+        levels: defaultdict[int, list[int]] = defaultdict(list)
+        for place, node in enumerate(self._nodes):
+            if node.row is None:
+                levels[len(self._chain(node))].append(place)
+        return levels.values()
 
     def _compute(self, places: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
         nodes = [self._nodes[place] for place in places]
         return self._forward.run_nodes(nodes, [self._before(node) for node in nodes])
-
-    def _row(self, place: int) -> int:
-        row = self._nodes[place].row
-        assert row is not None, "what several rows share is not a row's own"
-        return row
 
     def _length(self, row: int) -> int:
         node = self._nodes[self._leaves[row]]

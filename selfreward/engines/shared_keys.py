@@ -21,6 +21,9 @@ Layers = list[tuple[Tensor, Tensor]]
 SHARED_KEYS = "shared_keys"
 """The name under which transformers knows this attention."""
 
+_ROOM = 64
+"""Tokens by which the room for an answer grows."""
+
 
 class Keys(Protocol):
     """What the attention of a forward pass sees."""
@@ -83,7 +86,8 @@ class AnswerKeys:
     """Answers that grow by a token each step, side by side: what they see is held in three pieces.
 
     What all prompts begin with is there once, the rest of a prompt once for its answers, and an answer's own tokens
-    once. The scores of the three are put side by side under one softmax.
+    once. The scores of the three are put side by side under one softmax. There is room for some more tokens of an
+    answer than it has: a CPU's product with a part of that room would copy it first, at every step.
 
     Args:
         common: what all prompts begin with, in pieces.
@@ -99,15 +103,18 @@ class AnswerKeys:
             _padded([_joined([piece[layer] for piece in pieces]) for pieces in prompts], max(lengths))
             for layer in range(len(prompts[0][0]))
         ]
-        first_key = prompts[0][0][0][0]
-        self._beyond_PL = torch.arange(max(lengths), device=first_key.device) >= torch.tensor(
-            lengths, device=first_key.device
-        ).unsqueeze(1)
+        device = prompts[0][0][0][0].device
+        beyond_PL = torch.arange(max(lengths), device=device) >= torch.tensor(lengths, device=device)[:, None]
+        self._beyond_BL = beyond_PL.repeat_interleave(answers, 0)
         self._answers = answers
-        self._slots_B: Tensor | None = None  # of each row its place among all answers, once some are gone
+        self._slots_B: Tensor | None = (
+            None  # of each row its place among the answers of these prompts, if some are gone
+        )
+        self._row_S = torch.empty(0)  # of each such place its row, or any row where it is gone
         self._own: Layers = []
         self._steps = steps
         self._length = 0
+        self._hidden_B11M: Tensor | None = None  # what a step's queries don't see
 
     def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
         """One query a row."""
@@ -115,70 +122,70 @@ class AnswerKeys:
         query_BKGD = query_BAND.reshape(rows, heads, -1, query_BAND.shape[-1])
         own_key, own_value = self._extended(layer, key_BKND, value_BKNE)
         prompt_key, prompt_value = self._prompts[layer]
-        scores = [self._of_prompts(query_BKGD, prompt_key.transpose(-1, -2)), _of_own(query_BKGD, own_key.mT)]
+        scores = [self._of_prompts(query_BKGD, prompt_key.mT), query_BKGD @ own_key.mT]
         if self._common:
             scores.insert(0, _of_common(query_BKGD, self._common[layer][0].mT))
         sizes = [part.shape[-1] for part in scores]
-        scores_BKGM = torch.cat(scores, -1).float().mul_(scale)
-        self._hide_padding(scores_BKGM, sizes)
+        if self._hidden_B11M is None:
+            self._hidden_B11M = self._hidden(sizes)
+        scores_BKGM = torch.cat(scores, -1).float().mul_(scale).masked_fill_(self._hidden_B11M, float("-inf"))
         weights = scores_BKGM.softmax(-1).to(value_BKNE.dtype).split(sizes, -1)
-        output_BKGE = _of_own(weights[-1], own_value) + self._of_prompts(weights[-2], prompt_value)
+        output_BKGE = weights[-1] @ own_value + self._of_prompts(weights[-2], prompt_value)
         if self._common:
             output_BKGE += _of_common(weights[0], self._common[layer][1])
         return output_BKGE.reshape(rows, 1, -1, output_BKGE.shape[-1])
 
     @property
     def device(self) -> torch.device:
-        return self._beyond_PL.device
+        return self._beyond_BL.device
 
     def advance(self) -> None:
         """Say that all layers have had this step."""
         self._length += 1
+        self._hidden_B11M = None
 
     def keep(self, rows: Tensor) -> None:
         """Drop all answers but these, and the prompts that have none left."""
-        slots_B = self._slots_B if self._slots_B is not None else self._all_slots(rows.device)
+        slots_B = torch.arange(len(self._beyond_BL), device=rows.device) if self._slots_B is None else self._slots_B
         slots_B = slots_B[rows]
         prompts_P, place_B = (slots_B // self._answers).unique(return_inverse=True)
-        if len(prompts_P) < len(self._beyond_PL):
+        if len(prompts_P) < len(self._prompts[0][0]):
             self._prompts = [(key[prompts_P], value[prompts_P]) for key, value in self._prompts]
-            self._beyond_PL = self._beyond_PL[prompts_P]
-        self._slots_B = place_B * self._answers + slots_B % self._answers
+        slots_B = place_B * self._answers + slots_B % self._answers
+        self._row_S = torch.zeros(len(prompts_P) * self._answers, dtype=torch.long, device=rows.device)
+        self._row_S[slots_B] = torch.arange(len(slots_B), device=rows.device)
+        self._slots_B = slots_B if len(slots_B) < len(self._row_S) else None
+        self._beyond_BL = self._beyond_BL[rows]
         for layer, (key, value) in enumerate(self._own):
             self._own[layer] = (key[rows], value[rows])
 
-    def _all_slots(self, device: torch.device) -> Tensor:
-        return torch.arange(len(self._beyond_PL) * self._answers, device=device)
-
     def _extended(self, layer: int, key_BKND: Tensor, value_BKNE: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's own keys and values, this step's among them, in rooms that grow now and then."""
         if layer == len(self._own):
-            shape = (*key_BKND.shape[:2], self._steps)
-            self._own.append(
-                (key_BKND.new_empty(*shape, key_BKND.shape[-1]), value_BKNE.new_empty(*shape, value_BKNE.shape[-1]))
-            )
+            self._own.append((key_BKND[:, :, :0], value_BKNE[:, :, :0]))
         key, value = self._own[layer]
+        if self._length == key.shape[2]:
+            more = min(_ROOM, self._steps - self._length)
+            key, value = self._own[layer] = _longer(key, more), _longer(value, more)
         key[:, :, self._length], value[:, :, self._length] = key_BKND[:, :, 0], value_BKNE[:, :, 0]
-        return key[:, :, : self._length + 1], value[:, :, : self._length + 1]
+        return key, value
 
     def _of_prompts(self, rows_BKGX: Tensor, keys_PKXY: Tensor) -> Tensor:
         """Each row times its prompt's matrix; the rows of a prompt share one product."""
-        prompts, heads, _, width = keys_PKXY.shape
-        grid = rows_BKGX
-        if self._slots_B is not None:
-            grid = rows_BKGX.new_zeros(prompts * self._answers, *rows_BKGX.shape[1:])
-            grid[self._slots_B] = rows_BKGX
-        groups = rows_BKGX.shape[2]
+        (prompts, heads, _, width), groups = keys_PKXY.shape, rows_BKGX.shape[2]
+        grid = rows_BKGX if self._slots_B is None else rows_BKGX.index_select(0, self._row_S)
         together = grid.view(prompts, self._answers, heads, groups, -1).transpose(1, 2)
         product = together.reshape(prompts, heads, self._answers * groups, -1) @ keys_PKXY
         apart = product.view(prompts, heads, self._answers, groups, width).transpose(1, 2)
         apart = apart.reshape(-1, heads, groups, width)
-        return apart if self._slots_B is None else apart[self._slots_B]
+        return apart if self._slots_B is None else apart.index_select(0, self._slots_B)
 
-    def _hide_padding(self, scores_BKGM: Tensor, sizes: Sequence[int]) -> None:
-        slots_B = self._slots_B if self._slots_B is not None else self._all_slots(scores_BKGM.device)
-        beyond_BL = self._beyond_PL[slots_B // self._answers]
-        start = sum(sizes[:-2])
-        scores_BKGM[..., start : start + sizes[-2]].masked_fill_(beyond_BL[:, None, None], float("-inf"))
+    def _hidden(self, sizes: Sequence[int]) -> Tensor:
+        """What is not there, by row and place: prompts are filled up to the longest, and answers have room to grow."""
+        *common, _, own = sizes
+        beyond_L = torch.arange(own, device=self.device) > self._length
+        hidden_BM = torch.cat([self._beyond_BL, beyond_L.expand(len(self._beyond_BL), -1)], 1)
+        return torch.nn.functional.pad(hidden_BM, (sum(common), 0))[:, None, None]
 
 
 def _of_common(rows_BKGX: Tensor, keys_KXY: Tensor) -> Tensor:
@@ -188,9 +195,9 @@ def _of_common(rows_BKGX: Tensor, keys_KXY: Tensor) -> Tensor:
     return product.view(heads, rows, groups, -1).transpose(0, 1)
 
 
-def _of_own(rows_BKGX: Tensor, keys_BKXY: Tensor) -> Tensor:
-    """Each row times its own matrix."""
-    return rows_BKGX @ keys_BKXY
+def _longer(tensor_BKLD: Tensor, more: int) -> Tensor:
+    """With room for more. It holds zeros, for nothing at all times what is no number is no number."""
+    return torch.nn.functional.pad(tensor_BKLD, (0, 0, 0, more))
 
 
 def _joined(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

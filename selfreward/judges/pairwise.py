@@ -22,15 +22,19 @@ class Duel:
     opponent: str
 
 
+def build_messages(duel: Duel) -> tuple[str, str]:
+    """What the judge is asked about a duel: with the answer shown first, and with its opponent shown first."""
+    return (
+        fill(QUESTION, prompt=duel.prompt, first=duel.answer, second=duel.opponent),
+        fill(QUESTION, prompt=duel.prompt, first=duel.opponent, second=duel.answer),
+    )
+
+
 def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
     """For each duel the probability that `answer` is better: when shown first, and when shown second."""
     chat = bench.engine.chat
     choices = chat.choices(OPENING, ["A", "B"])
-    messages: list[str] = []
-    for duel in duels:
-        messages.append(fill(QUESTION, prompt=duel.prompt, first=duel.answer, second=duel.opponent))
-        messages.append(fill(QUESTION, prompt=duel.prompt, first=duel.opponent, second=duel.answer))
-    prompts = [chat.render(message) + choices.opening_ids for message in messages]
+    prompts = [chat.render(message) + choices.opening_ids for duel in duels for message in build_messages(duel)]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
     first_wins = [1 / (1 + math.exp(b - a)) for a, b in logprobs]
     return [

@@ -12,7 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from selfreward.cap import CONTEXT_GIB, GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, ModelError
-from selfreward.head import CHUNK_BYTES
+from selfreward.head import CHUNK_BYTES, FEW_BYTES
 from selfreward.memory.trace import Skeleton
 from selfreward.models import fresh_adapter
 
@@ -124,6 +124,15 @@ class Costs:
             kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
         return max(kinds, key=lambda parts: sum(parts.values()))
 
+    @property
+    def blocked_weights(self) -> int:
+        """A second copy of the layers' weights, as decoding on a CPU may keep it, with an adapter."""
+        text = self._text
+        layers = (p for p in self._skeleton.parameters.values() if p.ndim == 2 and text.vocab_size not in p.shape)
+        return (
+            sum(p.numel() * p.element_size() for p in layers) + self._skeleton.adapter_parameters * self._number_bytes
+        )
+
     def scoring(self, tokens: int) -> Parts:
         """One batch of `tokens` tokens in texts as long as a judge's prompt may be."""
         rows = max(tokens // self._judged, 1)
@@ -167,8 +176,14 @@ class Costs:
         return self.fixed | {
             "keys and values": cache,
             "activations": max(prefill - self.cache_bytes(rows * new), 0),  # done before the cache has grown
-            "head chunk": rows * self._text.vocab_size * 4 * 3,
+            "head chunk": self._drawing_bytes(rows),
         }
+
+    def _drawing_bytes(self, rows: int) -> int:
+        """The logits of a step's rows, and in float32 what is made of them: on a CPU, of a few rows at a time."""
+        row = self._text.vocab_size * 4
+        at_once = min(rows * row, max(FEW_BYTES, row)) if self.kind == "cpu" else rows * row
+        return rows * self._text.vocab_size * self._number_bytes + 3 * at_once
 
     @property
     def most_scored(self) -> int:

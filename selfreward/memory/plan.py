@@ -93,6 +93,19 @@ class Plan:
         return self._largest("sampling", wanted, _SAMPLING_ROWS[self._kind], self._cfg.sampling.n, self.costs.sampling)
 
     @property
+    def sampling(self) -> Parts:
+        """Bytes of decoding so many answers."""
+        parts = self.costs.sampling(self.sampling_rows)
+        with_copy = parts | {"blocked weights": self.costs.blocked_weights}
+        wanted = self._cfg.speed.blocked_weights and self.on_cpu
+        return with_copy if parts and wanted and self._holds(sum(with_copy.values())) else parts
+
+    @property
+    def blocked_weights(self) -> bool:
+        """Whether decoding keeps a second copy of the layers' weights: on a CPU, where it fits."""
+        return "blocked weights" in self.sampling
+
+    @property
     def scoring_tokens(self) -> int:
         """Tokens in one scoring batch, padding included."""
         wanted = self._cfg.memory.scoring_tokens

@@ -14,7 +14,7 @@ def plan_table(plan: Plan) -> Table:
     training = plan.fit_training(plan.costs.longest_batch)
     phases = {
         "training": training.parts,
-        "sampling": plan.costs.sampling(plan.sampling_rows),
+        "sampling": plan.sampling,
         "scoring": plan.costs.scoring(plan.scoring_tokens),
     }
     phases = {phase: parts for phase, parts in phases.items() if parts}  # what another process does has none

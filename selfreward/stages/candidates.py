@@ -70,7 +70,7 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
         ]
 
     work.plan(len(fitting), "prompts")
-    work.planned_memory = sum(tools.plan.costs.sampling(tools.plan.sampling_rows).values())
+    work.planned_memory = sum(tools.plan.sampling.values())
     candidates = work.shards(
         cut(fitting, config.shard_size),
         compute,

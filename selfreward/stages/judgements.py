@@ -12,7 +12,7 @@ from selfreward.config import JudgeConfig
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement
-from selfreward.roles import Role
+from selfreward.roles import Role, engine_settings
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -52,7 +52,7 @@ def judge(
         return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
 
     work.plan(len(candidates), "candidates")
-    if tools.cfg.engine.kind == "hf":  # other engines take no memory of this process
+    if engine_settings(tools.cfg, role).kind == "hf":  # other engines take no memory of this process
         work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
     judgements = work.shards(
         cut(by_prompt, settings.shard_size),

@@ -221,7 +221,7 @@ def _describe(manifest: Manifest) -> str:
         return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
     if manifest.stage == "parity":
         off, most = metrics["difference"], metrics["largest_difference"]
-        return f"{off:.4f} nats a token off training, {most:.3f} at most"
+        return f"{off:.2g} nats a token off training, {most:.2g} at most"
     if manifest.stage == "evaluations":
         rate = metrics.get("win_rate")
         return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")

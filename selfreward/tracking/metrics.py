@@ -91,8 +91,8 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
 
 def outside_judge(judged: Manifest) -> str | None:
     """The model of the outside engine that judged; None where a policy did, or a judge that asks no model."""
-    config = judged.config
-    return config["engine"]["tokenizer"] if config["texts"] else None
+    engine = judged.config["engine"]
+    return engine["model"] or engine["tokenizer"] if judged.config["texts"] else None
 
 
 def artifact_names(iteration: Iteration) -> dict[str, Any]:

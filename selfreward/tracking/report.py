@@ -51,7 +51,7 @@ COLUMNS = {
         Column("loss, first to last", ("train/loss_first", "train/loss_last"), f"{{:.3f}} {ARROW} {{:.3f}}"),
         Column("reward margin", ("train/reward_margin",), "{:+.3f}"),
         Column("reward accuracy", ("train/reward_accuracy",), "{:.0%}"),
-        Column("engine off by", ("parity/difference",), "{:.4f}"),
+        Column("engine off by", ("parity/difference",), "{:.2g}"),
     ),
     "Held-out prompts": (
         Column("score", ("evaluation/mean_score",), "{:.2f}"),

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import EngineConfig, PromptsConfig, RunConfig, artifacts_dir, check_folders, validate
+from selfreward.config import EngineConfig, PromptsConfig, RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
 from selfreward.kinds import KINDS, check_settings
+from selfreward.validation import check_folders, validate
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ def test_apples_gpu_takes_one_process(tmp_path: Path) -> None:
     cfg = _settings(tmp_path, kind="accelerate", processes=2)
     cfg.engine.device = "mps"
     with pytest.raises(ConfigError, match=r"^launch.kind=accelerate: .*engine.device=mps; use launch=single$"):
+        check_settings(cfg)
+
+
+def test_no_server_is_started_in_each_of_several_processes(tmp_path: Path) -> None:
+    cfg = _settings(tmp_path, kind="accelerate", processes=2)
+    cfg.engine.kind, cfg.engine.python = "vllm", sys.executable
+    with pytest.raises(ConfigError, match=r"^engine.kind=vllm: each process would start a server; .*engine=server"):
         check_settings(cfg)
 
 

@@ -202,6 +202,21 @@ def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, amounts: 
         chosen(takes[most] - 1, explicit=most)
 
 
+def test_the_second_copy_of_the_weights_is_kept_where_it_fits_and_costs_no_rows() -> None:
+    plan = Plan(tiny(), short(), "cpu")
+    model = LlamaForCausalLM(tiny())
+    layers = sum(p.nbytes for name, p in model.named_parameters() if "_proj" in name)
+    adapter = plan.costs.fixed["adapter"]  # in float32, like the model here
+    assert plan.blocked_weights
+    assert plan.sampling["blocked weights"] == plan.costs.blocked_weights == layers + adapter
+    rows, enough = plan.sampling_rows, sum(plan.sampling.values())
+    for limit, fits in ((enough, True), (enough - 1, False)):
+        tight = Plan(tiny(), short(), "cpu", limit / GIB, like=plan)
+        assert (tight.blocked_weights, tight.sampling_rows) == (fits, rows)
+    assert not Plan(tiny(), short(speed__blocked_weights=False), "cpu").blocked_weights
+    assert not Plan(tiny(), short(), "cuda").blocked_weights
+
+
 def test_a_prompt_s_answers_are_decoded_together_whatever_the_rows() -> None:
     costs = Plan(tiny(), short(sampling__n=64), "cpu").costs
     assert costs.sampling(1) == costs.sampling(2)

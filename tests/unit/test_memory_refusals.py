@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig
 
 from selfreward.cap import GIB
-from selfreward.config import validate
 from selfreward.errors import ConfigError, ModelError
 from selfreward.kinds import KINDS
 from selfreward.memory.plan import Plan
 from selfreward.stages.tools import Tools
+from selfreward.validation import validate
 from tests.unit.making import tools
 from tests.unit.planning import LLAMA_8B, LLAMA_70B, default, short, slow, tiny
 

@@ -49,10 +49,10 @@ def chi_square_p(observed: dict[int, int], expected: dict[int, float]) -> float:
 # The distribution
 
 
-@pytest.mark.parametrize("likeliest", [3, nucleus.LIKELIEST], ids=["most rows sorted in full", "no row sorted in full"])
+@pytest.mark.parametrize("likeliest", [(3,), (2, 6), ()], ids=["most rows sorted in full", "by stages", "all sorted"])
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.9), (0.7, 0.9), (1.5, 0.95), (1.0, 0.5), (1.0, 1.0)])
 def test_tokens_are_drawn_as_often_as_the_textbook_says(
-    monkeypatch: pytest.MonkeyPatch, temperature: float, top_p: float, likeliest: int
+    monkeypatch: pytest.MonkeyPatch, temperature: float, top_p: float, likeliest: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(nucleus, "LIKELIEST", likeliest)
     logits = random_logits(1, 20, spread=1.5)
@@ -104,9 +104,9 @@ def test_looking_at_the_likeliest_tokens_alone_draws_the_same_token_as_sorting_t
     monkeypatch: pytest.MonkeyPatch, spread: float, top_p: float
 ) -> None:
     logits, numbers = random_logits(100, 400, spread), uniforms(100)
-    monkeypatch.setattr(nucleus, "LIKELIEST", 400)
+    monkeypatch.setattr(nucleus, "LIKELIEST", ())
     whole = nucleus.draw(logits, numbers, 0.8, top_p)
-    for likeliest in (1, 20, 200):
+    for likeliest in ((1,), (20,), (200,), (5, 50)):
         monkeypatch.setattr(nucleus, "LIKELIEST", likeliest)
         short = nucleus.draw(logits, numbers, 0.8, top_p)
         assert torch.equal(short[0], whole[0])

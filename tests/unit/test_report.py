@@ -24,8 +24,8 @@ from selfreward.tracking.report import duel_outcome, flatten, outcome, write_rep
 SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
 
-ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None}}
-PARITY = {"difference": 0.0123, "largest_difference": 0.25, "adapter_share": None}
+ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None, "model": None}}
+PARITY = {"difference": 0.012, "largest_difference": 0.25, "adapter_share": None}
 
 
 class Maker:
@@ -82,7 +82,7 @@ class Maker:
             "judgements": self.artifact("judgements", scored, judgements, ASKED),
             "pairs": self.artifact("pairs", paired, pairs),
             "policy": self.artifact("policies", curve),
-            "parity": self.artifact("parity", PARITY | {"difference": 0.0456}),
+            "parity": self.artifact("parity", PARITY | {"difference": 0.046}),
             **self.held_out(duels, *rate),
         }
 
@@ -200,7 +200,7 @@ def test_the_judge_is_never_shown_without_its_baseline(tmp_path: Path, iteration
 
 def judged_by(artifact: Artifact, model: str) -> Artifact:
     """The same, as by an outside engine that runs `model`."""
-    config = ASKED | {"bootstrap_samples": 2000, "engine": {"kind": "server", "tokenizer": model}}
+    config = ASKED | {"bootstrap_samples": 2000, "engine": {"kind": "server", "tokenizer": "a/folder", "model": model}}
     return replace(artifact, manifest=replace(artifact.manifest, config=config))
 
 
@@ -225,7 +225,7 @@ def test_shows_how_far_the_engine_was_from_training_before_each_policy_was_used(
     tmp_path: Path, iterations: list[Iteration]
 ) -> None:
     rows = re.findall(r'<tr><th scope="row">(\d)</th>(.*?)</tr>', written(tmp_path, iterations))
-    assert [(number, "<td>0.0123</td>" in row, "<td>0.0456</td>" in row) for number, row in rows] == [
+    assert [(number, "<td>0.012</td>" in row, "<td>0.046</td>" in row) for number, row in rows] == [
         ("0", True, False),
         ("1", False, True),
     ]

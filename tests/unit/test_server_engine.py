@@ -20,7 +20,7 @@ from selfreward.engines.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ModelError, ServerError
 from selfreward.explain import explain
-from tests.faults import END, Script, expected_ids, serving
+from tests.faults import END, SLOW_SECONDS, Script, expected_ids, serving
 
 DECODING = Decoding(0.7, 0.9, 6)
 ASKED = [SampleRequest([5, 6, i], [10 * i + k for k in range(1 + i % 3)]) for i in range(12)]
@@ -46,8 +46,16 @@ def chat(tiny_model: Path) -> Chat:
 
 
 def engine_at(
-    url: str, chat: Chat, *, retries: int = 3, concurrency: int = 4, pause: float = 0.02, **options: bool
+    url: str,
+    chat: Chat,
+    *,
+    retries: int = 3,
+    concurrency: int = 4,
+    pause: float = 0.02,
+    fault: str = "",
+    **options: bool,
 ) -> ServerEngine:
+    """An engine that waits long, for a busy machine is no fault; but not where `fault` is a slow answer."""
     client = Client(
         url,
         "key",
@@ -55,7 +63,7 @@ def engine_at(
         key_hint="put the key into MY_KEY",
         concurrency=concurrency,
         retries=retries,
-        timeout_seconds=0.4,
+        timeout_seconds=SLOW_SECONDS / 2 if fault == "slow" else 60,
         pause=pause,
     )
     return ServerEngine(client, chat, model=None, seeded=options.pop("seeded", True), **options)
@@ -97,7 +105,8 @@ def test_after_a_passing_fault_each_answer_is_there_once_and_is_what_it_would_ha
 ) -> None:
     script.faults = [fault]
     heard: list[tuple[float, int]] = []
-    made = engine_at(url, chat, concurrency=ALL).sample(ASKED, DECODING, None, lambda u, t: heard.append((u, t)))
+    engine = engine_at(url, chat, concurrency=ALL, fault=fault)
+    made = engine.sample(ASKED, DECODING, None, lambda u, t: heard.append((u, t)))
     assert made == answers(ASKED)
     assert set(script.asked.values()) == {2}
     assert len(heard) == ALL
@@ -121,7 +130,7 @@ def test_where_a_fault_stays_the_error_names_the_server_what_was_seen_and_the_re
     with pytest.raises(
         ServerError, match=rf"^engine.base_url={url}: {seen}.*, at the last of 2 attempts; see that the server is well"
     ) as caught:
-        engine_at(url, chat, retries=1).sample(ASKED[:1], DECODING, None, ignore)
+        engine_at(url, chat, retries=1, fault=fault).sample(ASKED[:1], DECODING, None, ignore)
     assert explain(caught.value) == str(caught.value)
     assert "\n" not in explain(caught.value)
     assert set(script.asked.values()) == {2}

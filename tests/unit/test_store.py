@@ -5,76 +5,18 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from selfreward.errors import ArtifactError
 from selfreward.records import Prompt
-from selfreward.store import Artifact, Identity, Manifest, Metrics, Stage, Store, Work
-from selfreward.store.identity import artifact_id, file_sha256
+from selfreward.store import Artifact, Manifest, Metrics, Stage, Store, Work
+from selfreward.store.identity import file_sha256
 from selfreward.store.manifest import write_atomically
-from selfreward.store.observer import Silent
-
-SHARDS = [["a", "b"], ["c", "d"], ["e"]]
-Compute = Callable[[Sequence[str]], list[Prompt]]
-
-
-@dataclass(frozen=True)
-class Words(Identity):
-    """Settings of the stage of these tests."""
-
-    suffix: str = "!"
-
-
-def spell(suffix: str, items: Sequence[str]) -> list[Prompt]:
-    """What the stage of these tests makes of a shard."""
-    return [Prompt(item, item * 40 + suffix, "") for item in items]
-
-
-@dataclass
-class Recorder:
-    """A stage's function that keeps what it computed, and fails at the item it is told to."""
-
-    computed: list[str] = field(default_factory=list)
-    fails_at: str = ""
-
-    def function(self, config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
-        def compute(items: Sequence[str]) -> list[Prompt]:
-            if self.fails_at in items:
-                raise RuntimeError("killed")
-            self.computed.extend(items)
-            work.advance(len(items), tokens=10 * len(items))
-            return spell(config.suffix, items)
-
-        work.plan(5, "words")
-        return {"rows": len(work.shards(SHARDS, compute, Prompt))}
-
-    @property
-    def stage(self) -> Stage[Words, None]:
-        return Stage("words", 1, self.function)
-
-
-def make(root: Path, recorder: Recorder, **arguments: Any) -> Artifact:
-    return Store(root, None, **arguments).run(recorder.stage, Words())
-
-
-def fail(root: Path, shard: str, **arguments: Any) -> Path:
-    """An attempt that fails at a shard; returns the folder it leaves."""
-    with pytest.raises(RuntimeError, match="killed"):
-        make(root, Recorder(fails_at=shard), **arguments)
-    return folder_of(root)
-
-
-def folder_of(root: Path) -> Path:
-    return root / "words" / artifact_id("words", 1, Words(), {}, None)
-
+from tests.unit.spelling import SHARDS, Recorder, Words, fail, make, spell
 
 # Made once
 
@@ -264,81 +206,6 @@ def test_a_manifest_that_can_not_be_read_is_an_error_and_not_an_artifact(tmp_pat
     path.write_text(content)
     with pytest.raises(ArtifactError, match=f"{path} can't be read"):
         make(tmp_path, Recorder())
-
-
-# Two at once
-
-
-class _Waiter(Silent):
-    """An observer that lets a test know when it waits."""
-
-    def __init__(self) -> None:
-        self.waits = threading.Event()
-
-    def waiting(self, stage: str, artifact_id: str) -> None:
-        self.waits.set()
-
-
-def test_of_two_that_want_the_same_artifact_one_computes_and_the_other_waits_and_reuses(tmp_path: Path) -> None:
-    computed: list[str] = []
-    begun, observer = threading.Event(), _Waiter()
-
-    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: str) -> Metrics:
-        computed.append(tools)
-        begun.set()
-        assert observer.waits.wait(timeout=60)  # the second comes while the first is at it
-        work.shards(SHARDS, lambda items: spell("!", items), Prompt)
-        return {}
-
-    stage = Stage("words", 1, function)
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(Store(tmp_path, "first").run, stage, Words())
-        assert begun.wait(timeout=60)
-        second = pool.submit(Store(tmp_path, "second", observer).run, stage, Words())
-        assert first.result().read(Prompt) == second.result().read(Prompt)
-    assert computed == ["first"]
-
-
-def test_other_artifacts_are_not_waited_for(tmp_path: Path) -> None:
-    observer = _Waiter()
-
-    def function(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
-        Store(tmp_path, None, observer).run(Recorder().stage, Words("?"))
-        return {}
-
-    Store(tmp_path, None).run(Stage("words", 1, function), Words("!"))
-    assert not observer.waits.is_set()
-
-
-# What the store tells
-
-
-class _Listener:
-    def __init__(self) -> None:
-        self.heard: list[Any] = []
-
-    def waiting(self, stage: str, artifact_id: str) -> None:
-        self.heard.append("waiting")
-
-    def started(self, stage: str, artifact_id: str) -> None:
-        self.heard.append(f"started {stage}")
-
-    def planned(self, units: float, unit: str) -> None:
-        self.heard.append(f"planned {units} {unit}")
-
-    def advanced(self, units: float, tokens: int) -> None:
-        self.heard.append((units, tokens))
-
-    def finished(self, manifest: Manifest, *, reused: bool) -> None:
-        self.heard.append("reused" if reused else "made")
-
-
-def test_an_observer_hears_what_is_done_and_what_was_done_before(tmp_path: Path) -> None:
-    fail(tmp_path, "e")
-    listener = _Listener()
-    make(tmp_path, Recorder(), observer=listener)
-    make(tmp_path, Recorder(), observer=listener)
-    assert listener.heard == ["started words", "planned 5 words", (2, 0), (2, 0), (1, 10), "made", "reused"]
 
 
 def _flipped(data: bytes) -> bytes:
