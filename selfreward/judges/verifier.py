@@ -1,4 +1,4 @@
-"""A judge that is right: the share of a prompt's constraints that an answer keeps, by code."""
+"""A judge that is right: how well an answer passes its prompt's checks, by code."""
 
 from __future__ import annotations
 
@@ -9,22 +9,30 @@ from selfreward.config import JudgeConfig
 from selfreward.errors import ConfigError
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement
-from selfreward.simulation.requests import load, passed
+from selfreward.simulation import checks
 
 HIGHEST = 1
 
 
 def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
-    """Scores of 0 to 1, each constraint a sample.
+    """Scores of 0 to 1, the mean over a prompt's checks; each of them a sample.
 
     Raises `ConfigError` for a prompt that carries nothing to check.
     """
     bench.advance(len(candidates), 0)
-    judgements: list[Judgement] = []
-    for candidate in candidates:
-        if not candidate.check:
-            remedy = "these prompts carry nothing to check; take prompts=constraints, or another judge"
-            raise ConfigError("judge.kind", "verifier", remedy)
-        kept = [float(holds) for holds in passed(candidate.text, load(candidate.check))]
-        judgements.append(Judgement(candidate.prompt_id, candidate.index, fmean(kept), kept, [], None))
-    return judgements
+    return [
+        Judgement(candidate.prompt_id, candidate.index, fmean(passed), passed, [], None)
+        for candidate, passed in zip(candidates, map(_passed, candidates), strict=True)
+    ]
+
+
+def scores(candidates: Sequence[Candidate]) -> list[float]:
+    """The same scores alone."""
+    return [fmean(_passed(candidate)) for candidate in candidates]
+
+
+def _passed(candidate: Candidate) -> list[float]:
+    if not candidate.check:
+        remedy = f"prompt {candidate.prompt_id} carries nothing to check; take prompts=constraints, or another judge"
+        raise ConfigError("judge.kind", "verifier", remedy)
+    return checks.scores(candidate.text, checks.load(candidate.check))

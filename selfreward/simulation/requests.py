@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from random import Random
 
-from selfreward.simulation.constraints import KINDS, Parameters
+from selfreward.simulation.checks import Check
+from selfreward.simulation.constraints import KINDS
 
 ASKS = (
     "Describe {}.",
@@ -32,14 +31,6 @@ TOPICS = (
 ).split("|")
 
 
-@dataclass(frozen=True)
-class Check:
-    """A kind of constraint and what it was drawn with."""
-
-    kind: str
-    parameters: Parameters
-
-
 def draw(random: Random, kinds: Collection[str], most: int) -> tuple[str, list[Check]]:
     """A request with one to `most` constraints of these kinds, at most one of a group."""
     available = sorted(kinds)
@@ -51,18 +42,3 @@ def draw(random: Random, kinds: Collection[str], most: int) -> tuple[str, list[C
     ask = random.choice(ASKS).format(random.choice(TOPICS))
     said = [KINDS[check.kind].say(check.parameters) for check in checks]
     return " ".join([ask, *said]), checks
-
-
-def dump(checks: Sequence[Check]) -> str:
-    """Checks as text, for a record."""
-    return json.dumps([[check.kind, check.parameters] for check in checks])
-
-
-def load(text: str) -> list[Check]:
-    """What `dump` wrote."""
-    return [Check(kind, parameters) for kind, parameters in json.loads(text)]
-
-
-def passed(text: str, checks: Sequence[Check]) -> list[bool]:
-    """For each check whether an answer passes it."""
-    return [KINDS[check.kind].holds(text, check.parameters) for check in checks]

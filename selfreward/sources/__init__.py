@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from selfreward.config import PromptsConfig
-from selfreward.sources import constraints, dataset, file, seed_pool
+from selfreward.sources import constraints, dataset, file, reasoning, seed_pool
 from selfreward.sources.pool import Pool
 
 SOURCES: dict[str, Callable[[PromptsConfig], Pool]] = {
@@ -11,4 +11,5 @@ SOURCES: dict[str, Callable[[PromptsConfig], Pool]] = {
     "file": file.load,
     "dataset": dataset.load,
     "constraints": constraints.load,
+    "reasoning": reasoning.load,
 }

@@ -11,14 +11,13 @@ from selfreward.config import PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt
 from selfreward.simulation import constraints, requests
+from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
-from selfreward.sources.pool import EndlessPool, draw_distinct, identify, prompt_id
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, prompt_id
 from selfreward.store.identity import digest, file_sha256
 
 SEEN, UNSEEN = "seen", "unseen"
 """Categories: whether the kinds of a request's constraints come in training too."""
-
-_HELD_OUT_SEED = 0  # no run's seed changes what is held out
 
 
 def load(cfg: PromptsConfig) -> EndlessPool:
@@ -38,13 +37,13 @@ def load(cfg: PromptsConfig) -> EndlessPool:
     content = digest([*files, cfg.most_constraints, sorted(unseen)])
     draw = partial(_draw, kinds=seen, category=SEEN, most=cfg.most_constraints)
     apart = cfg.held_out // 2 if unseen else 0
-    held_out = draw_distinct(draw, cfg.held_out - apart, _HELD_OUT_SEED)
+    held_out = draw_distinct(draw, cfg.held_out - apart, HELD_OUT_SEED)
     if unseen:
         draw_unseen = partial(_draw, kinds=unseen, category=UNSEEN, most=cfg.most_constraints)
-        held_out |= draw_distinct(draw_unseen, apart, _HELD_OUT_SEED, held_out)
+        held_out |= draw_distinct(draw_unseen, apart, HELD_OUT_SEED, held_out)
     return EndlessPool(identify(cfg, content), [], list(held_out.values()), 0, 0, draw)
 
 
 def _draw(random: Random, *, kinds: Collection[str], category: str, most: int) -> Prompt:
     text, checks = requests.draw(random, kinds, most)
-    return Prompt(prompt_id(text), text, category, requests.dump(checks))
+    return Prompt(prompt_id(text), text, category, dump(checks))

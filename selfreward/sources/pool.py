@@ -11,7 +11,13 @@ from typing import Any
 from selfreward.config import PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt
+from selfreward.simulation.checks import Check, dump
+from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
+
+
+HELD_OUT_SEED = 0
+"""Of prompts that are drawn: no run's seed changes what is held out."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class SourceIdentity(Identity):
     prompt_column: str
     category_column: str | None
     held_out_column: str | None
+    answer_column: str | None
     held_out: int
 
 
@@ -102,7 +109,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
     empty = duplicates = total = 0
     for row in rows:
         total += 1
-        for key in ("prompt_column", "category_column", "held_out_column"):
+        for key in ("prompt_column", "category_column", "held_out_column", "answer_column"):
             column = getattr(cfg, key)
             if column is not None and column not in row:
                 raise ConfigError(
@@ -112,7 +119,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
         if not isinstance(text, str) or not text.strip():
             empty += 1
             continue
-        prompt = Prompt(prompt_id(text), text.strip(), _category(row, cfg))
+        prompt = Prompt(prompt_id(text), text.strip(), _category(row, cfg), _check(row, cfg))
         duplicates += prompt.prompt_id in found
         found.setdefault(prompt.prompt_id, prompt)
         if cfg.held_out_column is not None and row[cfg.held_out_column] == "held_out":
@@ -144,13 +151,19 @@ def source_key(cfg: PromptsConfig) -> str:
 
 def identify(cfg: PromptsConfig, content: str) -> SourceIdentity:
     """The identity of a source with this content, read as `cfg` says."""
-    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column)
+    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column)
     return SourceIdentity(cfg.kind, content, *columns, cfg.held_out)
 
 
 def prompt_id(text: str) -> str:
     """A prompt's id: equal texts are one prompt."""
     return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+
+
+def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
+    if cfg.answer_column is None:
+        return ""
+    return dump([Check("final_answer", {"answer": final_answer(str(row[cfg.answer_column]))})])
 
 
 def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:

@@ -12,7 +12,7 @@ from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.records import Candidate, Comparison, Judgement
-from selfreward.simulation.requests import load, passed
+from selfreward.simulation.checks import load, passes
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut, longer
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -122,7 +122,7 @@ def pass_gains(
 
 def all_hold(answer: Candidate) -> bool:
     """Whether an answer passes all its checks."""
-    return all(passed(answer.text, load(answer.check)))
+    return passes(answer.text, load(answer.check))
 
 
 def _checked(answers: Sequence[Candidate]) -> dict[str, list[Candidate]]:

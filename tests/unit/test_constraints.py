@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreward.simulation.constraints import KINDS
-from selfreward.simulation.requests import Check, draw, dump, load, passed
+from selfreward.simulation.checks import Check, dump, load, scores
+from selfreward.simulation.requests import draw
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("all_lowercase", {}, "a quiet day.", "A quiet day."),
@@ -84,4 +85,4 @@ def test_checks_come_back_from_a_record_as_they_were(seed: int) -> None:
 @given(st.text())
 def test_any_text_is_checked_without_an_error(text: str) -> None:
     checks = [Check(kind, KINDS[kind].draw(Random(0))) for kind in KINDS]
-    assert len(passed(text, checks)) == len(KINDS)
+    assert len(scores(text, checks)) == len(KINDS)

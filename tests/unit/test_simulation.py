@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfreward.chat import Chat
+from selfreward.compose import compose_run
 from selfreward.config import JudgeConfig, PromptsConfig
+from selfreward.engines.base import Advance
 from selfreward.errors import ConfigError
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
+from selfreward.kinds import check_settings
 from selfreward.records import Candidate, Prompt
-from selfreward.simulation.requests import Check, dump, load
+from selfreward.simulation.checks import Check, dump, load, scores
 from selfreward.sources import SOURCES
 from selfreward.sources.constraints import SEEN, UNSEEN
 from selfreward.sources.pool import Pool
@@ -96,6 +104,68 @@ def test_the_verifier_scores_the_share_of_constraints_kept() -> None:
 def test_the_verifier_refuses_prompts_that_carry_nothing_to_check() -> None:
     with pytest.raises(ConfigError, match=r"^judge.kind=verifier: .* take prompts=constraints"):
         JUDGES["verifier"].judge([candidate()], JudgeConfig(kind="verifier"), bench())
+
+
+class Rubric:
+    """An engine that gives each answer its own distribution over the scores 0 to 5: the text's number alone."""
+
+    def __init__(self, chat: Chat) -> None:
+        self.chat = chat
+        self.asked: list[str] = []
+
+    def score(
+        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: None, advance: Advance
+    ) -> list[list[float]]:
+        advance(len(prompts), 0)
+        return [[0.0 if value == 4 else -math.inf for value in range(len(choice_ids))] for _ in prompts]
+
+
+@pytest.mark.parametrize(("weight", "scores"), [(1.0, [1.0, 0.5]), (0.0, [0.8, 0.8]), (0.5, [0.9, 0.65])])
+def test_the_ensemble_weighs_what_code_checks_against_what_the_model_says(
+    tiny_model: Path, weight: float, scores: list[float]
+) -> None:
+    answers = [checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind"])]
+    engine: Any = Rubric(Chat(tiny_model))
+    judged = JUDGES["ensemble"].judge(
+        answers, JudgeConfig(kind="ensemble", verifier_weight=weight), replace(bench(), engine=engine)
+    )
+    assert [j.score for j in judged] == pytest.approx(scores)
+
+
+def test_an_ensemble_without_the_model_s_score_has_none(tiny_model: Path) -> None:
+    engine: Any = Rubric(Chat(tiny_model))
+    engine.score = lambda prompts, choice_ids, *_: [[-math.inf] * len(choice_ids)] * len(prompts)
+    judged = JUDGES["ensemble"].judge(
+        [checked(0, "rain", LOWER)], JudgeConfig(kind="ensemble"), replace(bench(), engine=engine)
+    )
+    assert judged[0].score is None
+
+
+def test_right_answers_of_a_file_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) + "\n" for i in range(9)))
+    columns = {"prompt_column": "question", "answer_column": "answer", "per_iteration": 2, "held_out": 2}
+    prompts = SOURCES["file"](PromptsConfig(kind="file", path=str(path), **columns)).train
+    for prompt in prompts:
+        number = int(prompt.prompt.split()[2])
+        assert scores(f"That makes {number + 1}.", load(prompt.check)) == [1.0]
+        assert scores(f"That makes {number}.", load(prompt.check)) == [0.0]
+
+
+def test_an_answer_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"prompt": "What is 1 + 1?"}\n')
+    with pytest.raises(ConfigError, match=r"^prompts.answer_column=answer: problems.jsonl has the columns prompt; "):
+        SOURCES["file"](PromptsConfig(kind="file", path=str(path), answer_column="answer"))
+
+
+@pytest.mark.parametrize("judge", ["verifier", "ensemble"])
+def test_a_judge_that_checks_is_refused_where_prompts_carry_nothing_to_check(judge: str) -> None:
+    wrong = r"^judge.kind=\w+: prompts=seed_pool carry nothing to check; use prompts=constraints or reasoning, or name "
+    with pytest.raises(ConfigError, match=wrong):
+        check_settings(compose_run([f"judge={judge}"]))
+    for prompts in (["prompts=constraints"], ["prompts=word_problems", "prompts.path=mine.jsonl"]):
+        check_settings(compose_run([f"judge={judge}", *prompts]))
 
 
 # Pass rates
