@@ -12,7 +12,6 @@ from typing import Any
 from selfreward.config import EngineConfig, LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError
 
-
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
 _CHECKED = ("constraints", "reasoning")  # prompts that carry it
 

@@ -21,7 +21,9 @@ WORDS = (
 ).split()
 """Everyday words that a text can be asked to use or to avoid."""
 
-NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand"
+NUMBER_WORDS = (
+    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand"
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ KINDS: Mapping[str, Kind] = {
         "sentence length",
         _count(8, 14, 2),
         lambda p: f"No sentence may have more than {p['count']} words.",
-        lambda text, p: bool(text.strip()) and all(len(words(s)) <= p["count"] for s in sentences(text)),
+        lambda text, p: bool(words(text)) and all(len(words(s)) <= p["count"] for s in sentences(text)),
     ),
     # Keywords
     "includes_word": Kind(
@@ -311,8 +313,9 @@ KINDS: Mapping[str, Kind] = {
         "numbers",
         _count(1, 3),
         lambda p: f"Use at least {_times(p['count'], 'number')}, written as English words and never in digits.",
-        lambda text, p: not re.search(r"\d", text)
-        and sum(word in NUMBER_WORDS.split() for word in words(text)) >= p["count"],
+        lambda text, p: (
+            not re.search(r"\d", text) and sum(word in NUMBER_WORDS.split() for word in words(text)) >= p["count"]
+        ),
     ),
     "includes_number": Kind(
         "numbers",

@@ -1,4 +1,4 @@
-"""Procedural problems of the `reasoning-gym` package (arXiv 2505.24760): its tasks by name and level, its own scores."""
+"""Procedural problems of the `reasoning-gym` package (arXiv 2505.24760): its tasks by name and level, its scores."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from selfreward.simulation.checks import Check, dump
 from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
 
-
 HELD_OUT_SEED = 0
 """Of prompts that are drawn: no run's seed changes what is held out."""
 
@@ -70,9 +69,8 @@ class EndlessPool(Pool):
         """The prompts of an iteration. Those of earlier ones are drawn again, so that none of them comes twice."""
         made = {prompt.prompt_id: prompt for prompt in self.held_out}
         for earlier in range(1, iteration + 1):
-            before = len(made)
             made |= draw_distinct(self.draw, count, derive_seed(seed, "prompts", earlier), made)
-        return list(made.values())[before:]
+        return list(made.values())[-count:]
 
 
 def draw_distinct(

@@ -188,7 +188,7 @@ def win_rate(iteration: Iteration) -> str:
 
 
 def pass_rate(iteration: Iteration) -> str:
-    """The share of held-out answers that pass their checks, and the gain on policy 0; empty where nothing is checked."""
+    """The share of held-out answers that pass their checks, and the gain on policy 0; empty where none has any."""
     metrics = pass_metrics(iteration)
     if not metrics:
         return ""

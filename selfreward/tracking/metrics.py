@@ -61,7 +61,7 @@ def summary(iteration: Iteration) -> dict[str, float]:
 
 
 def pass_metrics(iteration: Iteration) -> dict[str, float]:
-    """Shares of held-out answers that pass their checks, and gains on policy 0; empty where there is nothing to check."""
+    """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has any."""
     metrics = iteration["evaluation"].metrics if "evaluation" in iteration else {}
     return {name: value for name, value in metrics.items() if name.startswith("pass_")}
 

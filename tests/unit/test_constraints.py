@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfreward.simulation.constraints import KINDS
 from selfreward.simulation.checks import Check, dump, load, scores
+from selfreward.simulation.constraints import KINDS
 from selfreward.simulation.requests import draw
 
 CASES: list[tuple[str, dict[str, Any], str, str]] = [

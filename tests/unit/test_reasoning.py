@@ -16,7 +16,9 @@ from selfreward.sources import SOURCES
 
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ConfigError, match=r"^prompts.kind=reasoning: needs reasoning-gym; install selfreward\[reasoning\]"):
+    with pytest.raises(
+        ConfigError, match=r"^prompts.kind=reasoning: needs reasoning-gym; install selfreward\[reasoning\]"
+    ):
         reasoning.problem("chain_sum", 0, seed=12345)
 
 
@@ -42,7 +44,7 @@ def test_a_right_answer_passes_and_a_wrong_one_does_not() -> None:
     for prompt in pool.select(10, 1, seed=0):
         checks = load(prompt.check)
         expression = prompt.prompt.split("problem: ")[1].split(" =")[0]
-        right = eval(expression)  # noqa: S307 - a sum that the package wrote
+        right = eval(expression)
         assert scores(f"Adding up.\nAnswer: {right}", checks) == [1.0]
         assert scores(f"Answer: {right + 1}", checks) == [0.0]
         assert scores(f"{right}", checks) == [0.0]  # it was asked to say which is the answer
@@ -55,6 +57,13 @@ def test_prompts_are_made_again_from_a_seed_and_kept_apart_from_those_held_out()
     first = pool.select(20, 1, seed=0)
     assert first == pool.select(20, 1, seed=0)
     assert not {p.prompt_id for p in first} & {p.prompt_id for p in [*pool.held_out, *pool.select(20, 2, seed=0)]}
+
+
+@pytest.mark.usefixtures("installed")
+def test_other_tasks_and_other_levels_are_another_source() -> None:
+    made = [{"tasks": "chain_sum"}, {"tasks": "chain_sum,letter_counting"}, {"tasks": "chain_sum", "level": 2}]
+    pools = [SOURCES["reasoning"](PromptsConfig(kind="reasoning", held_out=2, **changes)) for changes in made]
+    assert len({pool.source.content for pool in pools}) == 3
 
 
 @pytest.mark.usefixtures("installed")

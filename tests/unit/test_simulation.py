@@ -93,9 +93,7 @@ def checked(index: int, text: str, *checks: Check, prompt_id: str = "p", categor
 
 
 def test_the_verifier_scores_the_share_of_constraints_kept() -> None:
-    answers = [
-        checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind", "Rain, wind"])
-    ]
+    answers = [checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind", "Rain, wind"])]
     judged = JUDGES["verifier"].judge(answers, JudgeConfig(kind="verifier"), bench())
     assert [j.score for j in judged] == [1.0, 0.5, 0.0]
     assert judged[1].samples == [1.0, 0.0]
@@ -143,7 +141,9 @@ def test_an_ensemble_without_the_model_s_score_has_none(tiny_model: Path) -> Non
 
 def test_right_answers_of_a_file_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
-    path.write_text("".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) + "\n" for i in range(9)))
+    path.write_text(
+        "".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) + "\n" for i in range(9))
+    )
     columns = {"prompt_column": "question", "answer_column": "answer", "per_iteration": 2, "held_out": 2}
     prompts = SOURCES["file"](PromptsConfig(kind="file", path=str(path), **columns)).train
     for prompt in prompts:
