@@ -15,14 +15,14 @@ HIGHEST = 1
 
 
 def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
-    """Scores of 0 to 1, the mean over a prompt's checks; each of them a sample.
+    """Scores of 0 to 1, the mean over a prompt's checks.
 
     Raises `ConfigError` for a prompt that carries nothing to check.
     """
     bench.advance(len(candidates), 0)
     return [
-        Judgement(candidate.prompt_id, candidate.index, fmean(passed), passed, [], None)
-        for candidate, passed in zip(candidates, map(_passed, candidates), strict=True)
+        Judgement(candidate.prompt_id, candidate.index, score, [score], [], None)
+        for candidate, score in zip(candidates, scores(candidates), strict=True)
     ]
 
 

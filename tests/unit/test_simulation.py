@@ -96,7 +96,7 @@ def test_the_verifier_scores_the_share_of_constraints_kept() -> None:
     answers = [checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind", "Rain, wind"])]
     judged = JUDGES["verifier"].judge(answers, JudgeConfig(kind="verifier"), bench())
     assert [j.score for j in judged] == [1.0, 0.5, 0.0]
-    assert judged[1].samples == [1.0, 0.0]
+    assert all(j.samples == [j.score] for j in judged)  # one verdict each: none is unreadable
 
 
 def test_the_verifier_refuses_prompts_that_carry_nothing_to_check() -> None:
