@@ -47,9 +47,14 @@ class PromptsConfig(Execution):
     split: str = "train"  # its split, for kind=dataset
     prompt_column: str = "prompt"
     category_column: str | None = None
+    answer_column: str | None = None  # the right answer, or a solution that ends in "#### " and it: to check answers by
     held_out_column: str | None = None  # a column that says "held_out" for prompts kept for evaluation
     per_iteration: int = _number(16, least=1)
     held_out: int = _number(24, least=1)  # prompts kept for evaluation, never trained on
+    most_constraints: int = _number(2, least=1)  # on one answer, for kind=constraints
+    unseen_kinds: str = ""  # kinds of constraints, joined by commas, that half of the held-out prompts alone have
+    tasks: str = ""  # of reasoning-gym, joined by commas, for kind=reasoning
+    level: int = _number(0, least=0)  # of their difficulty; 0 is the easiest
 
 
 @dataclass
@@ -75,13 +80,19 @@ class JudgeConfig(Identity):
     temperature: float = _number(0.7, above=0)  # for mode=sampled
     top_p: float = _number(0.9, above=0, most=1)  # for mode=sampled
     max_new_tokens: int = _number(160, least=1)  # of the judge's own reply, for mode=sampled
+    verifier_weight: float = _number(
+        0.5, least=0, most=1
+    )  # of what code checks, for kind=ensemble; the model has the rest
     shard_size: int = _number(16, least=1)  # prompts in one unit of work
 
     @property
     def in_use(self) -> dict[str, Any]:
-        """The settings that judgements depend on: none of another mode, and not what their engine is called."""
-        sampled = {"samples", "temperature", "top_p", "max_new_tokens"}
-        left_out = {"engine"} if self.mode == "sampled" else {"engine", *sampled}
+        """The settings that judgements depend on: none of another mode or kind, and not what their engine is called."""
+        left_out = {"engine"}
+        if self.mode != "sampled":
+            left_out |= {"samples", "temperature", "top_p", "max_new_tokens"}
+        if self.kind != "ensemble":
+            left_out.add("verifier_weight")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 

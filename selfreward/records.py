@@ -18,11 +18,12 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An instruction to answer."""
+    """An instruction to answer. `check` is what code can hold an answer against (`simulation`); empty for nothing."""
 
     prompt_id: str
     prompt: str
     category: str
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Candidate:
     """One answer of a policy to a prompt.
 
     `prompt_ids` are the tokens that the policy saw, `token_ids` those that it sampled (with the end-of-turn token
-    where `finished`), and `logprobs` the log-probability of each, in nats, under the untempered policy.
+    where `finished`), and `logprobs` the log-probability of each, in nats, under the untempered policy. `category` and
+    `check` are the prompt's.
     """
 
     prompt_id: str
@@ -41,6 +43,8 @@ class Candidate:
     token_ids: list[int]
     logprobs: list[float]
     finished: bool
+    category: str = ""
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)

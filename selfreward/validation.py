@@ -12,6 +12,9 @@ from typing import Any
 from selfreward.config import EngineConfig, LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError
 
+_VERIFYING = ("verifier", "ensemble")  # judges that need something to check
+_CHECKED = ("constraints", "reasoning")  # prompts that carry it
+
 
 def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
     """Check every value, alone and against the others. `kinds` gives for a key the dictionary it must be a key of.
@@ -91,6 +94,9 @@ def _check_across(cfg: RunConfig) -> None:
     _check_launch(cfg.launch, cfg.engine.device)
     if cfg.launch.kind == "accelerate":
         _check_shared_engines({"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}})
+    if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in _CHECKED and cfg.prompts.answer_column is None:
+        remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(_CHECKED)}, or name "
+        raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
     if cfg.sampling.temperature == 0:
         raise ConfigError(
             "sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0"

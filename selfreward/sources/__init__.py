@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from selfreward.config import PromptsConfig
-from selfreward.sources import dataset, file, seed_pool
+from selfreward.sources import constraints, dataset, file, reasoning, seed_pool
 from selfreward.sources.pool import Pool
 
 SOURCES: dict[str, Callable[[PromptsConfig], Pool]] = {
     "seed_pool": seed_pool.load,
     "file": file.load,
     "dataset": dataset.load,
+    "constraints": constraints.load,
+    "reasoning": reasoning.load,
 }

@@ -62,7 +62,7 @@ def _read_jsonl(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
 
 
 def _read_parquet(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
-    wanted = (cfg.prompt_column, cfg.category_column, cfg.held_out_column)
+    wanted = (cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column)
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from selfreward.config import PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt
+from selfreward.simulation.checks import Check, dump
+from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
+
+HELD_OUT_SEED = 0
+"""Of prompts that are drawn: no run's seed changes what is held out."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class SourceIdentity(Identity):
     prompt_column: str
     category_column: str | None
     held_out_column: str | None
+    answer_column: str | None
     held_out: int
 
 
@@ -36,12 +42,56 @@ class Pool:
     empty: int
     duplicates: int
 
+    @property
+    def size(self) -> int | None:
+        """How many prompts there are to train on; None where there is no end of them."""
+        return len(self.train)
+
     def select(self, count: int, iteration: int, seed: int) -> list[Prompt]:
         """The prompts of an iteration: none comes again before the pool is used up, then it is shuffled anew."""
         rounds = len(self.train) // count
         cycle, position = divmod(iteration - 1, rounds)
         order = random.Random(derive_seed(seed, "prompts", cycle)).sample(self.train, len(self.train))
         return order[position * count : (position + 1) * count]
+
+
+@dataclass(frozen=True)
+class EndlessPool(Pool):
+    """Prompts that are made when they are asked for: `draw` gives one. None is held out, and none comes twice."""
+
+    draw: Callable[[random.Random], Prompt]
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def select(self, count: int, iteration: int, seed: int) -> list[Prompt]:
+        """The prompts of an iteration. Those of earlier ones are drawn again, so that none of them comes twice."""
+        made = {prompt.prompt_id: prompt for prompt in self.held_out}
+        for earlier in range(1, iteration + 1):
+            made |= draw_distinct(self.draw, count, derive_seed(seed, "prompts", earlier), made)
+        return list(made.values())[-count:]
+
+
+def draw_distinct(
+    draw: Callable[[random.Random], Prompt], count: int, seed: int, but: Collection[str] = ()
+) -> dict[str, Prompt]:
+    """So many prompts by id, none of them among those of `but`.
+
+    Raises `ConfigError` where chance finds no new ones.
+    """
+    generator = random.Random(seed)
+    made: dict[str, Prompt] = {}
+    misses = 0
+    while len(made) < count:
+        prompt = draw(generator)
+        if prompt.prompt_id in but or prompt.prompt_id in made:
+            misses += 1
+            if misses > 100 * count:
+                raise ConfigError("prompts.per_iteration", count, f"no more than {len(made)} new prompts are found")
+            continue
+        made[prompt.prompt_id] = prompt
+    return made
 
 
 def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: PromptsConfig, origin: str) -> Pool:
@@ -57,7 +107,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
     empty = duplicates = total = 0
     for row in rows:
         total += 1
-        for key in ("prompt_column", "category_column", "held_out_column"):
+        for key in ("prompt_column", "category_column", "held_out_column", "answer_column"):
             column = getattr(cfg, key)
             if column is not None and column not in row:
                 raise ConfigError(
@@ -67,7 +117,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
         if not isinstance(text, str) or not text.strip():
             empty += 1
             continue
-        prompt = Prompt(_prompt_id(text), text.strip(), _category(row, cfg))
+        prompt = Prompt(prompt_id(text), text.strip(), _category(row, cfg), _check(row, cfg))
         duplicates += prompt.prompt_id in found
         found.setdefault(prompt.prompt_id, prompt)
         if cfg.held_out_column is not None and row[cfg.held_out_column] == "held_out":
@@ -99,12 +149,19 @@ def source_key(cfg: PromptsConfig) -> str:
 
 def identify(cfg: PromptsConfig, content: str) -> SourceIdentity:
     """The identity of a source with this content, read as `cfg` says."""
-    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column)
+    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column)
     return SourceIdentity(cfg.kind, content, *columns, cfg.held_out)
 
 
-def _prompt_id(text: str) -> str:
+def prompt_id(text: str) -> str:
+    """A prompt's id: equal texts are one prompt."""
     return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+
+
+def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
+    if cfg.answer_column is None:
+        return ""
+    return dump([Check("final_answer", {"answer": final_answer(str(row[cfg.answer_column]))})])
 
 
 def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:

@@ -90,6 +90,8 @@ def _candidate(prompt: Prompt, index: int, text: str, prompt_ids: list[int], com
         token_ids=completion.token_ids,
         logprobs=completion.logprobs,
         finished=completion.finished,
+        category=prompt.category,
+        check=prompt.check,
     )
 
 
@@ -104,4 +106,4 @@ def _metrics(candidates: Sequence[Candidate]) -> Metrics:
     }
 
 
-CANDIDATES = Stage("candidates", 2, sample)
+CANDIDATES = Stage("candidates", 3, sample)

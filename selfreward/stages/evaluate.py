@@ -12,6 +12,7 @@ from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.records import Candidate, Comparison, Judgement
+from selfreward.simulation.checks import load, passes
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut, longer
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -55,9 +56,11 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
         "distinct_2": distinct_n([answer.text for answer in answers], 2),
     }
     if "baseline" not in parents:
-        return metrics
+        return metrics | pass_rates(answers)
     scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
+    metrics |= pass_rates(answers)
+    metrics |= pass_gains(answers, baseline, config.bootstrap_samples, config.confidence, work.seed or 0)
     adapter = tools.adapter(parents["judge"]) if "judge" in parents else None
     bench = Bench(tools.engine_of("evaluation"), adapter, work.seed or 0, lambda _, tokens: work.advance(0, tokens))
 
@@ -97,6 +100,41 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     }
 
 
+def pass_rates(answers: Sequence[Candidate]) -> Metrics:
+    """The share of answers that pass all their checks: of all, and of each category. Nothing where none has any."""
+    return {
+        f"pass_rate{suffix}": fmean(all_hold(answer) for answer in group) for suffix, group in _checked(answers).items()
+    }
+
+
+def pass_gains(
+    answers: Sequence[Candidate], baseline: Mapping[str, Candidate], samples: int, confidence: float, seed: int
+) -> Metrics:
+    """How much higher the share is than the baseline's, with the interval of the mean difference over prompts."""
+    metrics: Metrics = {}
+    for suffix, group in _checked(answers).items():
+        gains = [float(all_hold(answer)) - all_hold(baseline[answer.prompt_id]) for answer in group]
+        interval = bootstrap(gains, samples, confidence, seed)
+        metrics[f"pass_gain{suffix}"] = fmean(gains)
+        metrics[f"pass_gain{suffix}_low"], metrics[f"pass_gain{suffix}_high"] = interval.low, interval.high
+    return metrics
+
+
+def all_hold(answer: Candidate) -> bool:
+    """Whether an answer passes all its checks."""
+    return passes(answer.text, load(answer.check))
+
+
+def _checked(answers: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """The answers that can be checked, under the suffix of their metrics: all of them, and by category."""
+    groups: dict[str, list[Candidate]] = {}
+    for answer in answers:
+        if answer.check:
+            groups.setdefault("", []).append(answer)
+            groups.setdefault(f"_{answer.category}", []).append(answer)
+    return groups
+
+
 def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: int) -> Interval:
     """The percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13)."""
     generator = np.random.default_rng(seed)
@@ -128,4 +166,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 2, evaluate)
+EVALUATE = Stage("evaluations", 3, evaluate)

@@ -28,7 +28,7 @@ def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], wor
     else:
         prompts = pool.select(config.per_iteration, config.iteration, work.seed or 0)
     work.shards([prompts], list, Prompt)
-    return {"prompts": len(prompts), "pool": len(pool.train), "empty": pool.empty, "duplicates": pool.duplicates}
+    return {"prompts": len(prompts), "pool": pool.size, "empty": pool.empty, "duplicates": pool.duplicates}
 
 
-PROMPTS = Stage("prompts", 1, select_prompts)
+PROMPTS = Stage("prompts", 2, select_prompts)

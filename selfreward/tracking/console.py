@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfreward.store import Manifest
-from selfreward.tracking.metrics import GIB, Iteration, cost, outside_judge, summary, verdict
+from selfreward.tracking.metrics import GIB, Iteration, cost, outside_judge, pass_metrics, summary, verdict
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -132,6 +132,8 @@ def iteration_table(iteration: Iteration) -> Table:
         f"{_number(values.get('cost/peak_memory_gib'), 1)} GiB at most",
         "memory": _memory(values),
     }
+    if passing := pass_rate(iteration):
+        rows["pass rate"] = passing
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=10)
     table.add_column()
@@ -164,6 +166,8 @@ def final_table(iterations: Sequence[Iteration]) -> Table:
         "time": lambda iteration, _: f"{cost(iteration).seconds:.0f} s",
         "memory": lambda iteration, _: f"{cost(iteration).peak_memory_bytes / GIB:.1f} GiB",
     }
+    if any(map(pass_metrics, iterations)):
+        columns["passes"] = lambda _, values: _percent(values.get("evaluation/pass_rate"))
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for name in ("policy", *columns):
         table.add_column(name, justify="right", no_wrap=True)
@@ -181,6 +185,19 @@ def win_rate(iteration: Iteration) -> str:
     return (
         f"{_percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
     )
+
+
+def pass_rate(iteration: Iteration) -> str:
+    """The share of held-out answers that pass their checks, and the gain on policy 0; empty where none has any."""
+    metrics = pass_metrics(iteration)
+    if not metrics:
+        return ""
+    apart = [f"{_percent(metrics[f'pass_rate_{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate_{c}" in metrics]
+    text = _percent(metrics["pass_rate"]) + (f" ({', '.join(apart)} kinds)" if len(apart) > 1 else "")
+    if "pass_gain" in metrics:
+        low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]
+        text += f", {100 * metrics['pass_gain']:+.0f} points [{low:+.0f}, {high:+.0f}] on policy 0"
+    return text
 
 
 def sparkline(counts: Sequence[int]) -> str:

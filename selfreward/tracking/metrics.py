@@ -50,6 +50,7 @@ def summary(iteration: Iteration) -> dict[str, float]:
         if part in iteration:
             metrics = iteration[part].metrics
             found |= {f"{part}/{name}": metrics[name] for name in names if metrics.get(name) is not None}
+    found |= {f"evaluation/{name}": value for name, value in pass_metrics(iteration).items()}
     if "pairs" in iteration:
         found |= {f"train/{name}": value for name, value in _training(iteration["policy"].metrics).items()}
     total = cost(iteration)
@@ -57,6 +58,12 @@ def summary(iteration: Iteration) -> dict[str, float]:
     if total.peak_memory_bytes:
         found["cost/peak_memory_gib"] = total.peak_memory_bytes / GIB
     return found | memory(iteration)
+
+
+def pass_metrics(iteration: Iteration) -> dict[str, float]:
+    """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has any."""
+    metrics = iteration["evaluation"].metrics if "evaluation" in iteration else {}
+    return {name: value for name, value in metrics.items() if name.startswith("pass_")}
 
 
 def memory(iteration: Iteration) -> dict[str, float]:

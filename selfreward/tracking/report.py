@@ -60,6 +60,13 @@ COLUMNS = {
         Column("mean tokens", ("evaluation/mean_tokens",), "{:.0f}"),
         Column("distinct\N{NON-BREAKING HYPHEN}2", ("evaluation/distinct_2",), "{:.2f}"),
     ),
+    "Checked by code": (
+        Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
+        Column("seen kinds", ("evaluation/pass_rate_seen",), "{:.0%}"),
+        Column("unseen kinds", ("evaluation/pass_rate_unseen",), "{:.0%}"),
+        Column("points gained", ("evaluation/pass_gain",), "{:+.0%}"),
+        Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0%} to {:+.0%}"),
+    ),
     "Cost": (
         Column("seconds", ("cost/seconds",), "{:,.0f}"),
         Column("tokens", ("cost/tokens",), "{:,.0f}"),
@@ -97,6 +104,7 @@ def write_report(
 
     evaluation = iterations[-1]["evaluation"]
     comparisons = evaluation.read(Comparison)  # none where policy 0 is alone
+    rows = [summary(iteration) for iteration in iterations]
     text = (
         _environment()
         .get_template("report.html.jinja")
@@ -107,8 +115,8 @@ def write_report(
             evaluation=evaluation,
             grader=outside_judge(evaluation.manifest),
             judge=outside_judge(iterations[-1]["judgements"].manifest) if iterations[1:] else None,
-            columns=COLUMNS,
-            rows=[summary(iteration) for iteration in iterations],
+            columns=measured(rows),
+            rows=rows,
             charts=[*charts.over_iterations(iterations), *charts.distributions(iterations)] if iterations[1:] else [],
             trained=iterations[1:],
             examples=[find_examples(iteration, examples) for iteration in iterations[1:]],
@@ -124,6 +132,12 @@ def write_report(
         )
     )
     write_atomically(path, text.encode())
+
+
+def measured(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[Column, ...]]:
+    """The groups of columns of which anything was measured."""
+    found = {name for row in rows for name in row}
+    return {group: cs for group, cs in COLUMNS.items() if any(name in found for c in cs for name in c.names)}
 
 
 def outcome(iterations: Sequence[Iteration]) -> str:

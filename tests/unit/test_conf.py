@@ -29,9 +29,13 @@ GROUPS = {
 }
 
 
+PROMPTS_WITH_CHECKS = {"judge=verifier": ["prompts=constraints"], "judge=ensemble": ["prompts=constraints"]}
+
+
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None:
-    cfg = compose_run([f"{path.parent.name}={path.stem}", f"output_dir={tmp_path}/run"])
+    choice = f"{path.parent.name}={path.stem}"
+    cfg = compose_run([choice, *PROMPTS_WITH_CHECKS.get(choice, []), f"output_dir={tmp_path}/run"])
     check_settings(cfg)
 
 

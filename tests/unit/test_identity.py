@@ -120,7 +120,7 @@ def test_execution_settings_can_never_reach_the_hash(settings: Execution) -> Non
 # Artifact ids
 
 ENGINE = EngineIdentity("server", merge_adapter=False, tokenizer="theirs", model="one")
-SOURCE = SourceIdentity("file", "abc", "prompt", "category", "split", 4)
+SOURCE = SourceIdentity("file", "abc", "prompt", "category", "split", None, 4)
 MODEL = ModelIdentity("abc", "float32", "none")
 IDENTITIES: list[Any] = [
     SamplingConfig(),

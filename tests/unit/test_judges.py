@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from selfreward.judges.pairwise import QUESTION, Duel, prefer
 from selfreward.model_files import ModelIdentity
 from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
+from selfreward.simulation.checks import Check, dump
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
@@ -308,6 +309,7 @@ def test_an_answer_against_itself_is_preferred_as_much_as_not_over_both_orders(b
 
 @pytest.mark.parametrize("kind", JUDGES)
 def test_a_judge_gives_every_candidate_a_judgement_with_a_score_on_its_scale_or_none(kind: str, bench: Bench) -> None:
-    made = JUDGES[kind].judge(CANDIDATES, JudgeConfig(kind=kind), bench)
+    check = dump([Check("without_commas", {})])
+    made = JUDGES[kind].judge([replace(c, check=check) for c in CANDIDATES], JudgeConfig(kind=kind), bench)
     assert [(j.prompt_id, j.index) for j in made] == [(c.prompt_id, c.index) for c in CANDIDATES]
     assert all(j.score is None or 0 <= j.score <= JUDGES[kind].highest for j in made)

@@ -101,6 +101,9 @@ SPECIAL = {  # where any other value will not do
     "prompts.prompt_column": "question",
     "prompts.category_column": "topic",
     "prompts.held_out_column": "part",
+    "prompts.answer_column": "topic",
+    "prompts.unseen_kinds": "heading",
+    "judge.verifier_weight": 0.25,
     "train.reference_logprobs": "recorded",
 }
 READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
@@ -115,6 +118,9 @@ READ_INTO_IDENTITY = {  # what changes results although its group is one of exec
     "prompts.prompt_column",
     "prompts.category_column",
     "prompts.held_out_column",
+    "prompts.answer_column",
+    "prompts.most_constraints",
+    "prompts.unseen_kinds",
     "prompts.per_iteration",
     "prompts.held_out",
 }
@@ -133,7 +139,8 @@ EXECUTION = {
     *(f"launch.{field.name}" for field in dataclasses.fields(LaunchConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
 }
-TESTED_ALONE = {"iteration", "model.name", "prompts.path", "engines"}
+TESTED_ALONE = {"iteration", "model.name", "prompts.path", "prompts.tasks", "prompts.level", "engines"}
+OF_CONSTRAINTS = {"prompts.most_constraints", "prompts.unseen_kinds"}
 OF_SAMPLED_JUDGEMENTS = {"judge.samples", "judge.temperature", "judge.top_p", "judge.max_new_tokens"}
 
 
@@ -189,6 +196,10 @@ FIRST_MOVED = {  # the artifact of iteration 1 that a setting, or a group's sett
 def test_an_identity_setting_moves_the_id_of_what_it_changes(cfg: RunConfig, key: str) -> None:
     if key in OF_SAMPLED_JUDGEMENTS:
         cfg.judge.mode = "sampled"
+    if key in OF_CONSTRAINTS:
+        cfg.prompts.kind = "constraints"
+    if key == "judge.verifier_weight":
+        cfg.judge.kind = "ensemble"
     before = artifacts(cfg)
     _alter(cfg, key)
     about = FIRST_MOVED.get(key) or FIRST_MOVED[key.split(".")[0]]

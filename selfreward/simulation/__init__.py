@@ -1,0 +1,1 @@
+"""Worlds that make prompts without end and can tell a right answer."""

@@ -1,0 +1,54 @@
+"""Procedural problems of the `reasoning-gym` package (arXiv 2505.24760): its tasks by name and level, its scores."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from selfreward.errors import ConfigError
+
+ASK = 'Think first if it helps. State your final answer on the last line, after "Answer:".'
+
+
+def problem(task: str, level: int, seed: int) -> str:
+    """The text of a problem; a level beyond a task's highest is its highest.
+
+    Raises `ConfigError` for a task that isn't there.
+    """
+    return f"{_entry(task, level, seed)['question'].strip()}\n\n{ASK}"
+
+
+def score(text: str, task: str, level: int, seed: int) -> float:
+    """The package's own score, 0 to 1, of what a text states after its last "Answer:"; 0 where it states nothing."""
+    _, stated, answer = text.rpartition("Answer:")
+    if not stated or not answer.strip():
+        return 0.0
+    entry = _entry(task, level, seed)
+    try:
+        return min(max(float(_task(task, level, seed).score_answer(answer.strip(), entry)), 0.0), 1.0)
+    except Exception:  # its tasks parse answers in their own ways, and not all of them catch what a policy writes
+        return 0.0
+
+
+@cache
+def _entry(task: str, level: int, seed: int) -> dict[str, Any]:
+    return _task(task, level, seed)[0]
+
+
+@cache
+def _task(task: str, level: int, seed: int) -> Any:
+    factory = _factory()
+    if task not in factory.CURRICULA:
+        known = ", ".join(sorted(factory.CURRICULA))
+        raise ConfigError("prompts.tasks", task, f"no such task with levels; there are {known}")
+    curriculum = factory.create_curriculum(task)
+    curriculum.set_global_level(level)
+    return factory.create_dataset(task, **vars(curriculum.generate_configuration({"seed": seed, "size": 1})))
+
+
+def _factory() -> Any:
+    try:
+        from reasoning_gym import factory  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError("prompts.kind", "reasoning", "needs reasoning-gym; install selfreward[reasoning]") from error
+    return factory

@@ -1,0 +1,88 @@
+"""Constraints: for each kind a text that keeps it and one that doesn't; requests that never contradict themselves."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfreward.simulation.checks import Check, dump, load, scores
+from selfreward.simulation.constraints import KINDS
+from selfreward.simulation.requests import draw
+
+CASES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("all_lowercase", {}, "a quiet day.", "A quiet day."),
+    ("all_uppercase", {}, "A QUIET DAY.", "A Quiet Day."),
+    ("shouted_words", {"count": 2}, "It was VERY, very LATE.", "I saw A LOT."[:8]),
+    ("words_at_most", {"count": 3}, "It isn't far.", "It is not far."),
+    ("words_at_least", {"count": 4}, "It is not far.", "It isn't far."),
+    ("words_between", {"least": 2, "most": 3}, "One two three.", "One two three four."),
+    ("sentences_exactly", {"count": 2}, 'He said "No." Then he left!', "He left."),
+    ("paragraphs_exactly", {"count": 2}, "One.\n\nTwo.", "One.\nTwo."),
+    ("lines_exactly", {"count": 2}, "One.\n\nTwo.\n", "One. Two."),
+    ("short_sentences", {"count": 3}, "It rains. It pours again.", "It rains and pours again."),
+    ("includes_word", {"text": "river"}, "The River bends.", "The rivers bend."),
+    ("excludes_word", {"text": "the"}, "Then other things.", "In the end."),
+    ("repeats_word", {"text": "river", "count": 2}, "River by river.", "A river."),
+    ("words_in_order", {"first": "river", "second": "garden"}, "A river, a garden.", "A garden, a river."),
+    ("bullets_exactly", {"count": 2}, "So:\n- one\n- two", "- one\n- two\n- three"),
+    ("numbered_list", {"count": 2}, "1. one\n2. two", "1. one\n3. two"),
+    ("json_object", {"keys": ["title", "topic"]}, '{"title": 1, "topic": 2}', 'So: {"title": 1, "topic": 2}'),
+    ("heading", {}, "# Rain\nIt falls.", "Rain\n# It falls."),
+    ("bold_phrase", {}, "It is **very** wet.", "It is ** very wet."),
+    ("in_quotation_marks", {}, '"It rains."', '"It" rains.'),
+    ("alphabetical_lines", {}, "apple\nBread\ncream", "bread\napple\ncream"),
+    ("starts_with", {"text": "Well,"}, " Well, it rains.", "It rains. Well, yes."),
+    ("ends_with", {"text": "The end."}, "It rains. The end.", "The end. It rains."),
+    ("ends_with_question", {}, 'Does it "rain?"', "Does it rain? Yes."),
+    ("postscript", {}, "It rains.\nP.S. Still.", "P.S. Still.\nIt rains."),
+    ("without_letter", {"text": "z"}, "It rains.", "It drizZles."),
+    ("without_commas", {}, "It rains; it pours.", "It rains, it pours."),
+    ("with_exclamation", {}, "Rain!", "Rain."),
+    ("no_digits", {}, "Two days.", "2 days."),
+    ("numbers_in_words", {"count": 2}, "Two or three days.", "Two or 3 days."),
+    ("includes_number", {"count": 12}, "12 days.", "112 days."),
+]
+
+
+def test_there_are_at_least_25_kinds_and_each_has_its_case() -> None:
+    assert len(KINDS) >= 25
+    assert sorted(KINDS) == sorted(kind for kind, *_ in CASES)
+
+
+@pytest.mark.parametrize(("kind", "parameters", "kept", "broken"), CASES, ids=[case[0] for case in CASES])
+def test_a_kind_tells_a_text_that_keeps_it_from_one_that_does_not(
+    kind: str, parameters: dict[str, Any], kept: str, broken: str
+) -> None:
+    assert KINDS[kind].holds(kept, parameters)
+    assert not KINDS[kind].holds(broken, parameters)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "excludes_word"])
+@pytest.mark.parametrize("text", ["", " \n ", "..."])
+def test_an_empty_answer_keeps_nothing(kind: str, text: str) -> None:
+    parameters = KINDS[kind].draw(Random(0))
+    assert not KINDS[kind].holds(text, parameters)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_a_request_says_each_of_its_checks_and_none_that_could_contradict_another(seed: int, most: int) -> None:
+    text, checks = draw(Random(seed), KINDS, most)
+    assert 1 <= len(checks) <= most
+    assert len({KINDS[check.kind].group for check in checks}) == len(checks)
+    assert all(KINDS[check.kind].say(check.parameters) in text for check in checks)
+
+
+@given(st.integers(0, 2**32))
+def test_checks_come_back_from_a_record_as_they_were(seed: int) -> None:
+    _, checks = draw(Random(seed), KINDS, 3)
+    assert load(dump(checks)) == checks
+
+
+@given(st.text())
+def test_any_text_is_checked_without_an_error(text: str) -> None:
+    checks = [Check(kind, KINDS[kind].draw(Random(0))) for kind in KINDS]
+    assert len(scores(text, checks)) == len(KINDS)

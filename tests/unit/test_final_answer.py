@@ -1,0 +1,57 @@
+"""Has a text come to the right answer? Stated or last, as numbers or as words."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfreward.simulation.final_answer import final_answer, holds
+
+RIGHT = [
+    ("42", "6 times 7 is 42."),
+    ("42", "The answer is 42. There were 3 left before."),
+    ("42", "**Answer:** $42.00 in 7 days"),
+    ("42", "First I thought the answer is 40. No, the answer is 42"),
+    ("42", "#### 42"),
+    ("1,200", "She has 1200 marbles"),
+    ("-3.5", "It falls to -3.50"),
+    ("Paris", "It is a city in France.\nAnswer: paris."),
+    ("Paris", "Let me think.\n**Paris**"),
+]
+WRONG = [
+    ("42", "42 is too much, so it is 41."),
+    ("42", "The answer is 41, not 42"),
+    ("42", "142"),
+    ("42", "no number at all"),
+    ("42", ""),
+    ("Paris", "Paris is a city.\nAnswer: Lyon"),
+    ("Paris", ""),
+]
+
+
+@pytest.mark.parametrize(("answer", "text"), RIGHT, ids=[text[:30] for _, text in RIGHT])
+def test_a_text_that_comes_to_the_answer(answer: str, text: str) -> None:
+    assert holds(text, answer)
+
+
+@pytest.mark.parametrize(("answer", "text"), WRONG, ids=[text[:30] or "empty" for _, text in WRONG])
+def test_a_text_that_does_not(answer: str, text: str) -> None:
+    assert not holds(text, answer)
+
+
+def test_a_solution_s_answer_stands_after_its_last_mark_and_a_bare_answer_is_itself() -> None:
+    assert final_answer("48/2 = <<48/2=24>>24\n#### 72") == "72"
+    assert final_answer(" 72 ") == "72"
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_an_integer_is_recognised_however_it_is_written(number: int) -> None:
+    for written in (f"{number}", f"{number:,}", f"{number}.0"):
+        assert holds(f"The answer is {written}.", str(number))
+        assert not holds(f"The answer is {written}.", str(number + 1))
+
+
+@given(st.text(), st.text(min_size=1))
+def test_any_text_is_looked_at_without_an_error(text: str, answer: str) -> None:
+    assert holds(text, answer) in (True, False)
