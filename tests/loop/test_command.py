@@ -101,7 +101,7 @@ def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
 def test_help_is_written_for_people(tmp_path: Path) -> None:
     result = command("--help", cwd=tmp_path)
     assert result.returncode == 0
-    for text in ("make policy 3 exist", "train.beta", "judge: expected, length, sampled"):
+    for text in ("make policy 3 exist", "train.beta", "judge: ensemble, expected, length, sampled, verifier"):
         assert text in result.stdout
 
 
