@@ -80,9 +80,7 @@ class JudgeConfig(Identity):
     temperature: float = _number(0.7, above=0)  # for mode=sampled
     top_p: float = _number(0.9, above=0, most=1)  # for mode=sampled
     max_new_tokens: int = _number(160, least=1)  # of the judge's own reply, for mode=sampled
-    verifier_weight: float = _number(
-        0.5, least=0, most=1
-    )  # of what code checks, for kind=ensemble; the model has the rest
+    verifier_weight: float = _number(0.5, least=0, most=1)  # of what code checks, for kind=ensemble
     shard_size: int = _number(16, least=1)  # prompts in one unit of work
 
     @property

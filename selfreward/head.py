@@ -73,7 +73,7 @@ class Head:
     def few_at_a_time(self, hidden_NH: Tensor) -> Iterator[Tensor]:
         """The same logits, some rows after the other. On a CPU they are few enough to stay in its caches while they are
         looked at, which takes longer than the product that makes them."""
-        rows = len(hidden_NH) if hidden_NH.device.type != "cpu" else max(FEW_BYTES // (4 * len(self.weight_VH)), 1)
+        rows = len(hidden_NH) if hidden_NH.device.type != "cpu" else _chunk_rows(self.weight_VH, FEW_BYTES)
         if not self.is_plain:
             yield from map(self.logits, hidden_NH.split(rows))
             return
@@ -167,8 +167,8 @@ def _buffer(hidden_TH: Tensor, weight_VH: Tensor) -> Tensor:
     return torch.empty(min(_chunk_rows(weight_VH), len(hidden_TH)), len(weight_VH), device=hidden_TH.device)
 
 
-def _chunk_rows(weight_VH: Tensor) -> int:
-    return max(CHUNK_BYTES // (4 * len(weight_VH)), 1)
+def _chunk_rows(weight_VH: Tensor, most_bytes: int = CHUNK_BYTES) -> int:
+    return max(most_bytes // (4 * len(weight_VH)), 1)
 
 
 def _chunks(hidden_TH: Tensor, weight_VH: Tensor, target_T: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -42,9 +42,9 @@ def blocked(model: Any) -> Iterator[None]:
     """
     changed: list[tuple[Any, Any]] = []
     try:
-        for layers in _groups(model, model.get_output_embeddings()):
-            product = _Product([parts for layer in layers if (parts := linear_parts(layer))])
-            for place, layer in enumerate(layers):
+        for group in _groups(model, model.get_output_embeddings()):
+            product = _Product([parts for _, parts in group])
+            for place, (layer, _) in enumerate(group):
                 changed.append((layer, vars(layer).get("forward")))
                 layer.forward = partial(_forward, layer.forward, product, place)
         yield
@@ -109,10 +109,10 @@ def _forward(own: Callable[..., Tensor], product: _Product, place: int, x: Tenso
     return product.output(place, x) if x.shape[-2] == 1 else own(x, *args, **kwargs)
 
 
-def _groups(parent: Any, head: Any) -> Iterator[list[Any]]:
-    """The linear layers in a module, those together that take the same input."""
+def _groups(parent: Any, head: Any) -> Iterator[list[tuple[Any, LinearParts]]]:
+    """The linear layers in a module with their parts, those together that take the same input."""
     children = {name: child for name, child in parent.named_children() if child is not head}
-    linear = {name: child for name, child in children.items() if linear_parts(child)}
+    linear = {name: (child, parts) for name, child in children.items() if (parts := linear_parts(child))}
     for names in _SIBLINGS:
         if all(name in linear for name in names):
             yield [linear.pop(name) for name in names]

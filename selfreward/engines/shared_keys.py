@@ -107,9 +107,7 @@ class AnswerKeys:
         beyond_PL = torch.arange(max(lengths), device=device) >= torch.tensor(lengths, device=device)[:, None]
         self._beyond_BL = beyond_PL.repeat_interleave(answers, 0)
         self._answers = answers
-        self._slots_B: Tensor | None = (
-            None  # of each row its place among the answers of these prompts, if some are gone
-        )
+        self._slots_B: Tensor | None = None  # of each row its place among these prompts' answers, if some are gone
         self._row_S = torch.empty(0)  # of each such place its row, or any row where it is gone
         self._own: Layers = []
         self._steps = steps

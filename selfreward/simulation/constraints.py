@@ -23,7 +23,7 @@ WORDS = (
 
 NUMBER_WORDS = (
     "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand"
-)
+).split()
 
 
 @dataclass(frozen=True)
@@ -313,9 +313,7 @@ KINDS: Mapping[str, Kind] = {
         "numbers",
         _count(1, 3),
         lambda p: f"Use at least {_times(p['count'], 'number')}, written as English words and never in digits.",
-        lambda text, p: (
-            not re.search(r"\d", text) and sum(word in NUMBER_WORDS.split() for word in words(text)) >= p["count"]
-        ),
+        lambda text, p: not re.search(r"\d", text) and sum(word in NUMBER_WORDS for word in words(text)) >= p["count"],
     ),
     "includes_number": Kind(
         "numbers",

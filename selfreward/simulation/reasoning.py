@@ -15,7 +15,8 @@ def problem(task: str, level: int, seed: int) -> str:
 
     Raises `ConfigError` for a task that isn't there.
     """
-    return f"{_entry(task, level, seed)['question'].strip()}\n\n{ASK}"
+    _, entry = _made(task, level, seed)
+    return f"{entry['question'].strip()}\n\n{ASK}"
 
 
 def score(text: str, task: str, level: int, seed: int) -> float:
@@ -23,27 +24,24 @@ def score(text: str, task: str, level: int, seed: int) -> float:
     _, stated, answer = text.rpartition("Answer:")
     if not stated or not answer.strip():
         return 0.0
-    entry = _entry(task, level, seed)
+    problems, entry = _made(task, level, seed)
     try:
-        return min(max(float(_task(task, level, seed).score_answer(answer.strip(), entry)), 0.0), 1.0)
+        return min(max(float(problems.score_answer(answer.strip(), entry)), 0.0), 1.0)
     except Exception:  # its tasks parse answers in their own ways, and not all of them catch what a policy writes
         return 0.0
 
 
 @cache
-def _entry(task: str, level: int, seed: int) -> dict[str, Any]:
-    return _task(task, level, seed)[0]
-
-
-@cache
-def _task(task: str, level: int, seed: int) -> Any:
+def _made(task: str, level: int, seed: int) -> tuple[Any, dict[str, Any]]:
+    """The package's data set of one problem, which scores it, and the problem."""
     factory = _factory()
     if task not in factory.CURRICULA:
         known = ", ".join(sorted(factory.CURRICULA))
         raise ConfigError("prompts.tasks", task, f"no such task with levels; there are {known}")
     curriculum = factory.create_curriculum(task)
     curriculum.set_global_level(level)
-    return factory.create_dataset(task, **vars(curriculum.generate_configuration({"seed": seed, "size": 1})))
+    problems = factory.create_dataset(task, **vars(curriculum.generate_configuration({"seed": seed, "size": 1})))
+    return problems, problems[0]
 
 
 def _factory() -> Any:

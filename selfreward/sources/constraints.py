@@ -13,7 +13,7 @@ from selfreward.records import Prompt
 from selfreward.simulation import constraints, requests
 from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, prompt_id
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed, prompt_id
 from selfreward.store.identity import digest, file_sha256
 
 SEEN, UNSEEN = "seen", "unseen"
@@ -27,7 +27,7 @@ def load(cfg: PromptsConfig) -> EndlessPool:
 
     Raises `ConfigError` for a kind that isn't there, or when none is left to train on.
     """
-    unseen = {name.strip() for name in cfg.unseen_kinds.split(",") if name.strip()}
+    unseen = listed(cfg.unseen_kinds)
     if unknown := sorted(unseen - KINDS.keys()):
         raise ConfigError("prompts.unseen_kinds", cfg.unseen_kinds, f"no {unknown[0]}; there are {', '.join(KINDS)}")
     seen = KINDS.keys() - unseen

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from selfreward.config import PromptsConfig
 from selfreward.errors import ConfigError
-from selfreward.sources.pool import Pool, identify, make_pool
+from selfreward.sources.pool import Pool, columns, identify, make_pool
 from selfreward.store.identity import file_sha256
 
 
@@ -62,13 +62,13 @@ def _read_jsonl(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
 
 
 def _read_parquet(path: Path, cfg: PromptsConfig) -> Iterator[dict[str, Any]]:
-    wanted = (cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column)
+    wanted = columns(cfg)
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             # A column that isn't there is reported by the pool, which sees the names of the first row.
-            columns = [name for name in names if name in wanted] if {*wanted} - {None} <= {*names} else None
-            for batch in file.iter_batches(columns=columns):
+            read = [name for name in names if name in wanted] if {*wanted} - {None} <= {*names} else None
+            for batch in file.iter_batches(columns=read):
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise ConfigError("prompts.path", path, f"is not a Parquet file ({error}); name another") from error

@@ -15,6 +15,9 @@ from selfreward.simulation.checks import Check, dump
 from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
 
+COLUMN_KEYS = ("prompt_column", "category_column", "held_out_column", "answer_column")
+"""The settings that name a column, in the order that `SourceIdentity` has them."""
+
 HELD_OUT_SEED = 0
 """Of prompts that are drawn: no run's seed changes what is held out."""
 
@@ -107,8 +110,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
     empty = duplicates = total = 0
     for row in rows:
         total += 1
-        for key in ("prompt_column", "category_column", "held_out_column", "answer_column"):
-            column = getattr(cfg, key)
+        for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True):
             if column is not None and column not in row:
                 raise ConfigError(
                     f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them"
@@ -149,8 +151,17 @@ def source_key(cfg: PromptsConfig) -> str:
 
 def identify(cfg: PromptsConfig, content: str) -> SourceIdentity:
     """The identity of a source with this content, read as `cfg` says."""
-    columns = (cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column)
-    return SourceIdentity(cfg.kind, content, *columns, cfg.held_out)
+    return SourceIdentity(cfg.kind, content, *columns(cfg), cfg.held_out)
+
+
+def columns(cfg: PromptsConfig) -> tuple[str, str | None, str | None, str | None]:
+    """The columns that `COLUMN_KEYS` name; None for one that is not."""
+    return cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column
+
+
+def listed(names: str) -> set[str]:
+    """Names that are joined by commas."""
+    return {name.strip() for name in names.split(",") if name.strip()}
 
 
 def prompt_id(text: str) -> str:

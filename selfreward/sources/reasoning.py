@@ -12,7 +12,7 @@ from selfreward.errors import ConfigError
 from selfreward.records import Prompt
 from selfreward.simulation import reasoning
 from selfreward.simulation.checks import Check, dump
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, prompt_id
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed, prompt_id
 from selfreward.store.identity import digest, file_sha256
 
 
@@ -21,7 +21,7 @@ def load(cfg: PromptsConfig) -> EndlessPool:
 
     Raises `ConfigError` where the package is missing, and for a task that isn't there.
     """
-    tasks = sorted({name.strip() for name in cfg.tasks.split(",") if name.strip()})
+    tasks = sorted(listed(cfg.tasks))
     if not tasks:
         raise ConfigError("prompts.tasks", cfg.tasks, "name tasks of reasoning-gym, joined by commas: chain_sum, say")
     for task in tasks:

@@ -54,12 +54,12 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
         "finished_share": fmean(answer.finished for answer in answers),
         "distinct_1": distinct_n([answer.text for answer in answers], 1),
         "distinct_2": distinct_n([answer.text for answer in answers], 2),
+        **pass_rates(answers),
     }
     if "baseline" not in parents:
-        return metrics | pass_rates(answers)
+        return metrics
     scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
-    metrics |= pass_rates(answers)
     metrics |= pass_gains(answers, baseline, config.bootstrap_samples, config.confidence, work.seed or 0)
     adapter = tools.adapter(parents["judge"]) if "judge" in parents else None
     bench = Bench(tools.engine_of("evaluation"), adapter, work.seed or 0, lambda _, tokens: work.advance(0, tokens))
@@ -102,9 +102,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
 
 def pass_rates(answers: Sequence[Candidate]) -> Metrics:
     """The share of answers that pass all their checks: of all, and of each category. Nothing where none has any."""
-    return {
-        f"pass_rate{suffix}": fmean(all_hold(answer) for answer in group) for suffix, group in _checked(answers).items()
-    }
+    return {f"pass_rate{suffix}": fmean(passed.values()) for suffix, passed in _passed(answers).items()}
 
 
 def pass_gains(
@@ -112,26 +110,26 @@ def pass_gains(
 ) -> Metrics:
     """How much higher the share is than the baseline's, with the interval of the mean difference over prompts."""
     metrics: Metrics = {}
-    for suffix, group in _checked(answers).items():
-        gains = [float(all_hold(answer)) - all_hold(baseline[answer.prompt_id]) for answer in group]
+    before = _passed([baseline[answer.prompt_id] for answer in answers])
+    for suffix, passed in _passed(answers).items():
+        gains = [float(passed[prompt]) - before[suffix][prompt] for prompt in passed]
         interval = bootstrap(gains, samples, confidence, seed)
         metrics[f"pass_gain{suffix}"] = fmean(gains)
         metrics[f"pass_gain{suffix}_low"], metrics[f"pass_gain{suffix}_high"] = interval.low, interval.high
     return metrics
 
 
-def all_hold(answer: Candidate) -> bool:
-    """Whether an answer passes all its checks."""
-    return passes(answer.text, load(answer.check))
+def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
+    """Whether the answer to each prompt that can be checked passes: of all prompts, and of each category.
 
-
-def _checked(answers: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """The answers that can be checked, under the suffix of their metrics: all of them, and by category."""
-    groups: dict[str, list[Candidate]] = {}
+    The keys are the suffixes of the metrics, and then the prompts' ids.
+    """
+    groups: dict[str, dict[str, bool]] = {}
     for answer in answers:
         if answer.check:
-            groups.setdefault("", []).append(answer)
-            groups.setdefault(f"_{answer.category}", []).append(answer)
+            passed = passes(answer.text, load(answer.check))
+            for suffix in ("", f"_{answer.category}"):
+                groups.setdefault(suffix, {})[answer.prompt_id] = passed
     return groups
 
 
