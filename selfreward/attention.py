@@ -53,8 +53,8 @@ class _EagerAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query_AND: Tensor, key_GMD: Tensor, value_GME: Tensor, scale: float) -> Tensor:
         (heads, n, d), (groups, m, _) = query_AND.shape, key_GMD.shape
-        query_GQD = query_AND.reshape(groups, -1, d)
-        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).mul_(scale).view(heads, n, m)
+        query_GQD = (query_AND * scale).reshape(groups, -1, d)  # there are fewer queries than scores to scale
+        scores_AND = (query_GQD @ key_GMD.transpose(1, 2)).view(heads, n, m)
         unseen_NN = torch.full((n, n), float("-inf"), dtype=scores_AND.dtype, device=scores_AND.device).triu_(1)
         scores_AND[:, :, m - n :].add_(unseen_NN)  # what came before is seen by all
         weights_GQM = scores_AND.softmax(-1).view(groups, -1, m)
@@ -69,8 +69,6 @@ class _EagerAttention(torch.autograd.Function):
         gradient_GQE = gradients[0].reshape(groups, -1, value_GME.shape[-1])
         value_gradient_GME = weights_GQM.transpose(1, 2) @ gradient_GQE
         through_GQM = gradient_GQE @ value_GME.transpose(1, 2)
-        scores_GQM = torch.ops.aten._softmax_backward_data(through_GQM, weights_GQM, -1, weights_GQM.dtype).mul_(
-            ctx.scale
-        )
-        query_gradient_AND = (scores_GQM @ key_GMD).view(heads, n, -1)
+        scores_GQM = torch.ops.aten._softmax_backward_data(through_GQM, weights_GQM, -1, weights_GQM.dtype)
+        query_gradient_AND = (scores_GQM @ key_GMD).mul_(ctx.scale).view(heads, n, -1)
         return query_gradient_AND, scores_GQM.transpose(1, 2) @ query_GQD, value_gradient_GME, None

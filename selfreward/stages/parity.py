@@ -13,7 +13,6 @@ from itertools import chain
 
 import numpy as np
 
-from selfreward.config import LoraConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ParityError
 from selfreward.records import Candidate, Prompt
@@ -143,7 +142,7 @@ def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: To
 
     twos = list(zip(answers[::2], answers[1::2], strict=True))
     rows = [(one.prompt_ids, one.token_ids, other.token_ids) for one, other in twos]
-    with tools.models.trainable(tools.adapter(policy), LoraConfig(), seed=0) as model:
+    with tools.models.policy(tools.adapter(policy)) as model:
         scored = compute_logprobs(
             model, tools.models.chat.tokenizer, rows, tools.speed, tools.plan.scoring_tokens, work.advance
         )

@@ -18,14 +18,13 @@ class ReferencesIdentity(Identity):
 
 def reference(config: ReferencesIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Log-probabilities of `parents["pairs"]` under `parents["policy"]`."""
-    from selfreward.config import LoraConfig  # and below: torch and trl, which a finished run does without
+    # torch and trl, which a finished run does without
     from selfreward.training.reference import compute_references, difference, recorded_references
 
     pairs = parents["pairs"].read(PreferencePair)
     work.plan(len(pairs) / work.group.size, "pairs")
     work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
-    # Without an adapter a fresh one is put on, which changes nothing: training's own forward pass then does the rest.
-    with tools.models.trainable(tools.adapter(parents["policy"]), LoraConfig(), seed=0) as model:
+    with tools.models.policy(tools.adapter(parents["policy"])) as model:
         references = compute_references(
             model, tools.models.chat.tokenizer, pairs, tools.speed, tools.plan.scoring_tokens, work.advance, work.group
         )

@@ -28,7 +28,7 @@ Logprobs = tuple[list[float], list[float]]
 
 
 def compute_references(
-    model: PeftModel,
+    model: Any,
     tokenizer: Any,
     pairs: Sequence[PreferencePair],
     speed: SpeedConfig,
@@ -38,7 +38,7 @@ def compute_references(
 ) -> list[ReferenceLogprobs]:
     """Log-probabilities of each pair under `model` as it stands, by the forward pass that training takes.
 
-    Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The
+    The model is the base with or without peft's around it: the adapter that is switched on counts. Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The
     processes of `group` divide the batches, which are the same however many they are.
     """
     scored = compute_logprobs(model, tokenizer, [_answers(pair) for pair in pairs], speed, tokens, advance, group)
@@ -46,7 +46,7 @@ def compute_references(
 
 
 def compute_logprobs(
-    model: PeftModel,
+    model: Any,
     tokenizer: Any,
     answers: Sequence[Answers],
     speed: SpeedConfig,
@@ -55,7 +55,7 @@ def compute_logprobs(
     group: Group = ALONE,
 ) -> list[Logprobs]:
     """As `compute_references`, of any two answers to each prompt."""
-    base: Any = model.get_base_model()
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     before = vars(base).get("forward")
     add_fused_lm_head(base)
     model.eval()
