@@ -38,8 +38,9 @@ def compute_references(
 ) -> list[ReferenceLogprobs]:
     """Log-probabilities of each pair under `model` as it stands, by the forward pass that training takes.
 
-    The model is the base with or without peft's around it: the adapter that is switched on counts. Batches hold pairs of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The
-    processes of `group` divide the batches, which are the same however many they are.
+    The model is the base with or without peft's around it: the adapter that is switched on counts. Batches hold pairs
+    of like length, `tokens` tokens at most; `advance` is told of pairs and tokens done. The processes of `group` divide
+    the batches, which are the same however many they are.
     """
     scored = compute_logprobs(model, tokenizer, [_answers(pair) for pair in pairs], speed, tokens, advance, group)
     return [_reference(pair, logprobs) for pair, logprobs in zip(pairs, scored, strict=True)]
