@@ -18,7 +18,7 @@ class ReferencesIdentity(Identity):
 
 def reference(config: ReferencesIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Log-probabilities of `parents["pairs"]` under `parents["policy"]`."""
-    # torch and trl, which a finished run does without
+    # imports torch and trl, which a finished run does without
     from selfreward.training.reference import compute_references, difference, recorded_references
 
     pairs = parents["pairs"].read(PreferencePair)
