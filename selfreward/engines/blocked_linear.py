@@ -2,7 +2,7 @@
 
 A step of decoding is many short products. oneDNN computes them faster from weights in its own, blocked layout, and
 layers that take the same input are computed as one, with the first factors of their adapters. This takes a second copy
-of the layers' weights.
+of the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from selfreward.fused_lora import LinearParts, linear_parts
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that take the same input in most models. Where one of them does not, it is still right."""
 
+OutputProduct = Callable[[Tensor], Tensor]
+"""From states (N, hidden) to their product with the output layer's matrix (N, vocabulary)."""
+
 _ROWS = 64  # that the layout is meant for; it serves all others nearly as well
 
 
@@ -35,19 +38,21 @@ def can_block(model: Any) -> bool:
 
 
 @contextmanager
-def blocked(model: Any) -> Iterator[None]:
+def blocked(model: Any) -> Iterator[OutputProduct]:
     """Have steps of decoding computed this way, under the adapter that is switched on.
 
-    Passes over more than one token a row, and layers under other adapters than plain LoRA, stay as they are.
+    Passes over more than one token a row, and layers under other adapters than plain LoRA, stay as they are. So does
+    the output layer: its product is given, for whoever makes logits of states.
     """
+    output_layer = model.get_output_embeddings()
     changed: list[tuple[Any, Any]] = []
     try:
-        for group in _groups(model, model.get_output_embeddings()):
+        for group in _groups(model, output_layer):
             product = _Product([parts for _, parts in group])
             for place, (layer, _) in enumerate(group):
                 changed.append((layer, vars(layer).get("forward")))
                 layer.forward = partial(_forward, layer.forward, product, place)
-        yield
+        yield partial(_linear, weight=_blocked(output_layer.weight.detach()))
     finally:
         for layer, forward in changed:
             if forward is None:
@@ -64,7 +69,7 @@ class _Product:
         dtype, self._ends = weights[0].dtype, [0, *accumulate(map(len, weights))]
         firsts = [layer.factors[0].to(dtype) for layer in layers if layer.factors]
         rows_OI = torch.cat([*weights, *firsts])
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(rows_OI, _ROWS)
+        self._weight = _blocked(rows_OI)
         self._bias_O = _bias(layers, len(rows_OI)) if any(layer.bias_O is not None for layer in layers) else None
         self._seconds_RO = _seconds(layers).to(dtype).T if firsts else None
         self._input: Tensor | None = None
@@ -80,11 +85,20 @@ class _Product:
         return output_B1O[..., self._ends[place] : self._ends[place + 1]]
 
     def _computed(self, x_B1I: Tensor) -> Tensor:
-        output_B1O = torch.ops.mkldnn._linear_pointwise(x_B1I, self._weight, self._bias_O, "none", [], "")
+        output_B1O = _linear(x_B1I, self._weight, self._bias_O)
         if self._seconds_RO is not None:
             output_BO, end = output_B1O.view(-1, output_B1O.shape[-1]), self._ends[-1]
             output_BO[:, :end].addmm_(output_BO[:, end:], self._seconds_RO)
         return output_B1O
+
+
+def _blocked(weight_OI: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI, _ROWS)
+
+
+def _linear(x: Tensor, weight: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """The product of any rows with a blocked weight."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias_O, "none", [], "")
 
 
 def _bias(layers: Sequence[LinearParts], length: int) -> Tensor:

@@ -16,7 +16,7 @@ from selfreward.cap import check_resident
 from selfreward.chat import Chat
 from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
-from selfreward.engines.blocked_linear import blocked, can_block
+from selfreward.engines.blocked_linear import OutputProduct, blocked, can_block
 from selfreward.engines.forward import Forward, Prompts
 from selfreward.engines.halving import halving
 from selfreward.engines.padded_forward import PaddedForward
@@ -35,7 +35,7 @@ class HFEngine:
         rows: answers decoded side by side.
         scoring_tokens: tokens in one pass over given texts.
         merge_adapter: fold the adapter into the weights while sampling.
-        blocked_weights: sample with a second copy of the layers' weights, laid out for it, where the machine can.
+        blocked_weights: sample with a second copy of the weights, laid out for it, where the machine can.
         ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
             whose memory runs out.
 
@@ -73,11 +73,11 @@ class HFEngine:
         rows = [request.prompt_ids for request in requests]
         self._check_length(max(map(len, rows), default=0) + decoding.max_new_tokens)
         answers: dict[int, list[Completion]] = {}
-        with self._models.policy(adapter, merged=self._merge), self._forward.ready(), self._blocked:
+        with self._models.policy(adapter, merged=self._merge), self._forward.ready(), self._blocked as product:
             before = self._forward.computed
             prompts = self._forward.prompts(rows)
             advance(0, self._forward.computed - before)
-            decode = partial(self._decode, requests, prompts, decoding, advance)
+            decode = partial(self._decode, requests, prompts, decoding, product, advance)
             for batch, made in halving(self._sample_batches(requests), decode):
                 answers.update(zip(batch, made, strict=True))
         return [answers[i] for i in range(len(requests))]
@@ -124,7 +124,7 @@ class HFEngine:
         return Head(self._models.base)
 
     @property
-    def _blocked(self) -> AbstractContextManager[None]:
+    def _blocked(self) -> AbstractContextManager[OutputProduct | None]:
         model = self._models.base
         return blocked(model) if self._block and can_block(model) else nullcontext()
 
@@ -153,6 +153,7 @@ class HFEngine:
         everything: Sequence[SampleRequest],
         prompts: Prompts,
         decoding: Decoding,
+        product: OutputProduct | None,
         advance: Advance,
         batch: list[int],
     ) -> list[list[Completion]]:
@@ -172,7 +173,7 @@ class HFEngine:
         rows = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
         open_B = torch.ones(total, dtype=torch.bool, device=state_BH.device)
         for step in range(decoding.max_new_tokens):
-            token_B, logprob_B = self._draw(state_BH, uniforms_BT[rows, step], decoding)
+            token_B, logprob_B = self._draw(state_BH, uniforms_BT[rows, step], decoding, product)
             ended_B = torch.isin(token_B, ends)
             for row, token, logprob, ended, is_open in zip(
                 rows.tolist(), token_B.tolist(), logprob_B.tolist(), ended_B.tolist(), open_B.tolist(), strict=True
@@ -198,11 +199,13 @@ class HFEngine:
         made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
         return [made[start : start + answers] for start in range(0, total, answers)]
 
-    def _draw(self, state_BH: Tensor, uniform_B: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, state_BH: Tensor, uniform_B: Tensor, decoding: Decoding, product: OutputProduct | None
+    ) -> tuple[Tensor, Tensor]:
         """The next token of each row, and its log-probability."""
         drawn: list[tuple[Tensor, Tensor]] = []
         done = 0
-        for logits_CV in self._head.few_at_a_time(state_BH):
+        for logits_CV in self._head.few_at_a_time(state_BH, product):
             uniform_C = uniform_B[done : done + len(logits_CV)]
             drawn.append(nucleus.draw(logits_CV, uniform_C, decoding.temperature, decoding.top_p))
             done += len(logits_CV)

@@ -126,12 +126,11 @@ class Costs:
 
     @property
     def blocked_weights(self) -> int:
-        """A second copy of the layers' weights, as decoding on a CPU may keep it, with an adapter."""
-        text = self._text
-        layers = (p for p in self._skeleton.parameters.values() if p.ndim == 2 and text.vocab_size not in p.shape)
-        return (
-            sum(p.numel() * p.element_size() for p in layers) + self._skeleton.adapter_parameters * self._number_bytes
-        )
+        """A second copy of the weights of all linear layers, as decoding on a CPU may keep it, with an adapter."""
+        vocabulary = self._text.vocab_size
+        layers = [p for p in self._skeleton.parameters.values() if p.ndim == 2 and vocabulary not in p.shape]
+        numbers = sum(p.numel() for p in layers) + vocabulary * self._text.hidden_size
+        return (numbers + self._skeleton.adapter_parameters) * self._number_bytes
 
     def scoring(self, tokens: int) -> Parts:
         """One batch of `tokens` tokens in texts as long as a judge's prompt may be."""

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from selfreward.engines.blocked_linear import blocked, can_block
 from selfreward.fused_lora import fuse_adapters
+from selfreward.head import Head
 from tests.unit.planning import tiny
 from tests.unit.test_fused_lora import randomise
 
@@ -108,10 +109,11 @@ class Crossed(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj = (torch.nn.Linear(8, size, bias=False) for size in (4, 6, 2))
+        self.lm_head = torch.nn.Linear(8, 5, bias=False)
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
-    def get_output_embeddings(self) -> None:
-        return None
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.lm_head
 
     def forward(self, x: Tensor, other: Tensor) -> list[Tensor]:
         return [self.v_proj(x), self.k_proj(other), self.q_proj(x), self.k_proj(x), self.v_proj(other)]
@@ -123,6 +125,15 @@ def test_layers_of_unlike_inputs_are_right_whatever_their_names_promise() -> Non
         expected = layers(x, other)
         with blocked(layers):
             torch.testing.assert_close(layers(x, other), expected)
+
+
+def test_logits_are_the_output_layer_s_own() -> None:
+    model, states_NH = llama().to(torch.bfloat16), torch.randn(5, tiny().hidden_size).to(torch.bfloat16)
+    head = Head(model)
+    with torch.inference_mode(), blocked(model) as product:
+        torch.testing.assert_close(product(states_NH), states_NH @ head.weight_VH.T)
+        logits_NV = torch.cat(list(head.few_at_a_time(states_NH, product)))
+        torch.testing.assert_close(logits_NV, torch.cat(list(head.few_at_a_time(states_NH))))
 
 
 def test_only_a_cpu_has_such_products() -> None:

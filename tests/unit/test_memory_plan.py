@@ -205,7 +205,7 @@ def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, amounts: 
 def test_the_second_copy_of_the_weights_is_kept_where_it_fits_and_costs_no_rows() -> None:
     plan = Plan(tiny(), short(), "cpu")
     model = LlamaForCausalLM(tiny())
-    layers = sum(p.nbytes for name, p in model.named_parameters() if "_proj" in name)
+    layers = sum(p.nbytes for name, p in model.named_parameters() if "_proj" in name) + model.lm_head.weight.nbytes
     adapter = plan.costs.fixed["adapter"]  # in float32, like the model here
     assert plan.blocked_weights
     assert plan.sampling["blocked weights"] == plan.costs.blocked_weights == layers + adapter
