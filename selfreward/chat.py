@@ -56,6 +56,18 @@ class Chat:
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return self._encode(text)
 
+    def render_opened(self, message: str, opening: str) -> list[int]:
+        """The same, with the words that the model's answer begins with."""
+        return [*self.render(message), *self._encode(opening)]
+
+    def answer(self, text: str) -> list[int]:
+        """The tokens of an answer that somebody gave, with the one that ends it."""
+        return [*self._encode(self.neutralise(text)), self.tokenizer.eos_token_id]
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._encode(self.neutralise(text)))
+
     def neutralise(self, text: str) -> str:
         """`text` with a space inside each control token, so that nobody's words can end a turn or open another."""
         for token in self._control_tokens:

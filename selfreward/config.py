@@ -58,6 +58,80 @@ class PromptsConfig(Execution):
 
 
 @dataclass
+class DataConfig(Execution):
+    """What is done about rows of data files that can't be used."""
+
+    on_error: str = _choice("raise", "raise", "skip")  # stop and name the row, or count such rows and go on
+    max_characters: int = _number(20_000, least=1)  # of a prompt or an answer; longer ones are left out, and counted
+
+
+@dataclass
+class SeedFileConfig(Execution):
+    """A file of what people wrote, and how it is read."""
+
+    path: str | None = None  # .jsonl, .jsonl.gz or .parquet; None: there is none
+    format: str = "columns"  # a key of `selfreward.seeds.formats.FORMATS`
+    prompt_column: str = "prompt"  # text, or the messages so far, each with role and content
+    response_column: str = "response"
+    score_column: str = "score"
+    responses_column: str = "responses"  # the answers to a prompt, for format=groups
+    lowest_score: float = 0.0
+    highest_score: float = 5.0
+    held_out: int = _number(0, least=0)  # prompts kept apart, to measure by
+
+
+@dataclass
+class GenerationConfig(Execution):
+    """How a policy writes new prompts, which are then asked in place of the source's own."""
+
+    kind: str = "none"  # none, documents, or a key of `selfreward.generation.WAYS`
+    writer: str = _choice("current", "current", "policy_0")  # the policy of the iteration, or policy 0
+    proposals: int = _number(64, least=1)  # that are written in one round
+    rounds: int = _number(20, least=1)  # after which the run stops if too few are kept
+    examples: int = _number(8, least=1)  # prompts that are shown, for self_instruct
+    generated_share: float = _number(0.25, least=0, most=1)  # of what is shown: prompts that were made before
+    operations: str = "paraphrase,constrain,deepen,broaden"  # joined by commas, for evolve
+    temperature: float = _number(0.8, above=0)
+    top_p: float = _number(0.9, above=0, most=1)
+    max_new_tokens: int = _number(96, least=1)
+    most_rouge: float = _number(0.7, above=0, most=1)  # ROUGE-L with any other prompt; above, it is left out
+    resemblance: float = _number(0.7, above=0, most=1)  # share of word triples that makes a near duplicate
+    least_words: int = _number(4, least=1)
+    most_words: int = _number(120, least=1)
+    keywords: str = "image,images,picture,pictures,photo,graph,plot,video,audio,file,attached,link,website,draw"
+    language: str | None = "en"  # ISO 639-1; None: any
+
+
+@dataclass
+class DocumentsConfig(Execution):
+    """Documents that policy 0 goes on learning from before all else, with `tuning`'s settings of an optimiser."""
+
+    path: str | None = None  # a folder of .txt and .md files, or a .jsonl or .parquet; None: there are none
+    text_column: str = "text"
+    chunk_tokens: int = _number(300, least=16)
+    held_out: int = _number(32, least=1)  # documents to measure perplexity on
+    styles: str = "easy,medium,hard,question_answer"  # joined by commas; each chunk is rephrased in one of them
+    rephrased_share: float = _number(0.5, least=0, most=1)  # of the tokens that are learned from
+    most_tokens: int | None = _number(None, least=0)  # in one of tuning.epochs; 0: none; None: twice the real ones
+    temperature: float = _number(0.7, above=0)
+    top_p: float = _number(0.9, above=0, most=1)
+    max_new_tokens: int = _number(384, least=1)
+
+
+@dataclass
+class GateConfig(Execution):
+    """What prompts must pass before a policy learns from them."""
+
+    contamination: str = _choice("raise", "raise", "drop", "ignore")  # of prompts that an evaluation holds too
+    run_of_words: int = _number(13, least=3)  # in common with an evaluation that make a leak
+    resemblance: float = _number(0.8, above=0, most=1)  # share of word triples that makes a leak, or a near duplicate
+    near_duplicates: str = _choice("drop", "drop", "ignore")
+    personal: str = _choice("redact", "redact", "drop", "ignore")  # e-mail, phone, card and postal address
+    language: str | None = None  # ISO 639-1: others are left out; None: any
+    embedding_model: str | None = None  # a folder or hub name; measures how far prompts are apart
+
+
+@dataclass
 class SamplingConfig(Identity):
     """How a policy answers prompts."""
 
@@ -134,10 +208,37 @@ class TrainConfig(Identity):
 
 
 @dataclass
+class TuningConfig(Execution):
+    """How policy 0 is tuned on what people wrote before the loop begins. Without files it is the base model."""
+
+    demonstrations: SeedFileConfig = field(default_factory=SeedFileConfig)  # answers to learn from (IFT)
+    ratings: SeedFileConfig = field(default_factory=SeedFileConfig)  # scores of answers to learn to judge by (EFT)
+    most_demonstrations: int | None = _number(None, least=1)  # None: all
+    most_ratings: int | None = _number(None, least=1)  # balanced over scores; None: as many as can be
+    # The judge's modes that are taught; duels: expected, and which of two answers is better, as an evaluation asks.
+    verdicts: str = _choice("expected", "expected", "sampled", "both", "duels")
+    learning_rate: float = _number(2e-4, above=0)
+    schedule: str = _choice("linear", "linear", "cosine", "constant")
+    warmup_ratio: float = _number(0.1, least=0, most=0.9)
+    weight_decay: float = _number(0.0, least=0)
+    max_grad_norm: float = _number(1.0, above=0)
+    epochs: int = _number(1, least=1)
+    batch_size: int = _number(8, least=1)  # examples in one optimiser step
+    max_length: int = _number(1024, least=2)  # tokens of an example; longer ones are left out, and counted
+
+    @property
+    def in_use(self) -> dict[str, Any]:
+        """The settings that the tuned policy depends on; the files have an identity of their own."""
+        files = {"demonstrations", "ratings"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in files}
+
+
+@dataclass
 class EvaluationConfig(Identity):
     """How a policy is held against policy 0 on held-out prompts. One judge for all, so that iterations compare."""
 
-    engine: str | None = None  # a key of `engines`: an outside grader, say; None: policy 0 judges, on the run's own
+    engine: str | None = None  # a key of `engines`: an outside grader, say; None: `judge` judges, on the run's own
+    judge: str = _choice("policy_0", "policy_0", "independent")  # the latter is tuned on tuning.ratings.held_out alone
     temperature: float = _number(0.7, least=0)
     top_p: float = _number(0.9, above=0, most=1)
     max_new_tokens: int = _number(96, least=1)
@@ -216,16 +317,22 @@ class LaunchConfig(Execution):
 class RunConfig(Execution):
     """A whole run: `python -m selfreward.run iteration=3` makes policy 3 exist."""
 
-    iteration: int = _number(3, least=1)
+    iteration: int = _number(3, least=0)  # the policy to make; 0 is the base model, or what it is tuned to
     seed: int = _number(0, least=0, most=2**31 - 1)
     name: str = "default"  # an experiment sets its own
     output_dir: str = "outputs/${name}"
     artifacts_dir: str | None = None  # by default `artifacts` beside `output_dir`
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    documents: DocumentsConfig = field(default_factory=DocumentsConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    people: SeedFileConfig = field(default_factory=SeedFileConfig)  # answers they rated, to hold the judge against
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -234,6 +341,12 @@ class RunConfig(Execution):
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether there is supervised training before the loop."""
+        reads = self.documents.path is not None and self.documents.most_tokens != 0
+        return reads or self.tuning.demonstrations.path is not None or self.tuning.ratings.path is not None
 
 
 def artifacts_dir(cfg: RunConfig) -> Path:

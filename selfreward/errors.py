@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SelfRewardError(Exception):
     """Base of all errors that the command line prints as one line."""
@@ -21,6 +23,11 @@ class ConfigError(SelfRewardError):
         self.remedy = remedy
 
 
+def no_such_file(key: str, path: Path) -> ConfigError:
+    """For a setting that names a file which is not there."""
+    return ConfigError(key, path, f"there is no such file (looked in {path.absolute().parent}); name one")
+
+
 class IdentityError(SelfRewardError):
     """A value that has no canonical form, so it can't be part of an artifact's identity."""
 
@@ -35,6 +42,14 @@ class ModelError(SelfRewardError):
 
 class VerdictError(SelfRewardError):
     """A judge's reply that holds no verdict. Counted as missing data, never as a score."""
+
+
+class GenerationError(SelfRewardError):
+    """Fewer prompts than an iteration takes: a policy writes too little, or the gate lets nothing through."""
+
+
+class ContaminationError(SelfRewardError):
+    """Prompts to learn from that hold what policies are evaluated on."""
 
 
 class NoPairsError(SelfRewardError):

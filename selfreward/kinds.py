@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selfreward.config import RunConfig
+from selfreward.documents.rephrase import styles
 from selfreward.engines import ENGINES, check_engine
+from selfreward.generation import WAYS
+from selfreward.generation.evolve import operations
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.roles import check_engines
+from selfreward.seeds.formats import FORMATS
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
 from selfreward.validation import validate
 
 KINDS: Mapping[str, Mapping[str, object]] = {
     "prompts.kind": SOURCES,
+    "generation.kind": {"none": None, "documents": None, **WAYS},
+    **{f"{file}.format": FORMATS for file in ("tuning.demonstrations", "tuning.ratings", "people")},
     "judge.kind": JUDGES,
     "pairs.kind": PAIRINGS,
     "engine.kind": ENGINES,
@@ -26,6 +32,8 @@ def check_settings(cfg: RunConfig) -> None:
     """Raise `ConfigError` for the first setting that can't be used, alone or with the others."""
     validate(cfg, KINDS)
     check_engines(cfg)
+    operations(cfg.generation)
+    styles(cfg.documents.styles)
     for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
         check_engine(key, engine, cfg)
     check_loss(cfg.train, cfg.memory)

@@ -6,6 +6,7 @@ A record is a frozen dataclass; its Arrow schema is derived from its annotations
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import types
 import typing
 from collections.abc import Sequence
@@ -24,6 +25,59 @@ class Prompt:
     prompt: str
     category: str
     check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A prompt that a policy wrote: what was read from its answer, the prompts it was shown, and whether it came to an
+    end."""
+
+    text: str
+    shown: list[str]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a document, in its order, `held_out` where it is kept to measure by."""
+
+    chunk_id: str
+    document: str
+    text: str
+    tokens: int
+    held_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rephrasing:
+    """A chunk in a policy's words. `left_out` says why it is not used; empty where it is. `numbers` and `names` are the
+    shares of the chunk's that it has too, None where the chunk has none."""
+
+    chunk_id: str
+    style: str
+    text: str
+    left_out: str
+    numbers: float | None
+    names: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt and a person's answer to it."""
+
+    prompt_id: str
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """An answer and what people thought of it, `score` from 0 to 5."""
+
+    prompt_id: str
+    prompt: str
+    response: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +176,27 @@ class Comparison:
         return float(self.preference > 0.5)
 
 
-Record = TypeVar("Record", Prompt, Candidate, Judgement, PreferencePair, ReferenceLogprobs, Comparison)
+Record = TypeVar(
+    "Record",
+    Prompt,
+    Proposal,
+    Chunk,
+    Rephrasing,
+    Demonstration,
+    Rating,
+    Candidate,
+    Judgement,
+    PreferencePair,
+    ReferenceLogprobs,
+    Comparison,
+)
 
 _ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def prompt_id(text: str) -> str:
+    """A prompt's id: equal texts are one prompt."""
+    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
 
 
 @cache

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+import absl.logging
 import pytest
 
 from selfreward.config import PromptsConfig, RunConfig
+
+# rouge-score brings a log handler that keeps the stderr of its import, one of pytest's, and closes it when Hydra sets
+# up logging. The process's own it leaves open.
+absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on matrices this small, threads only wait for each other
 os.environ["WANDB_MODE"] = "offline"  # no test may reach a service

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfreward.judges.base import Bench
-from selfreward.judges.texts import fill, read_text
+from selfreward.texts import fill, read_text
 
-QUESTION = read_text("pairwise.txt")
+QUESTION = read_text(__file__, "pairwise.txt")
 OPENING = "Better:"
 
 

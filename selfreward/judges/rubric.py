@@ -14,12 +14,12 @@ from selfreward.config import JudgeConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import VerdictError
 from selfreward.judges.base import Bench
-from selfreward.judges.texts import fill, read_text
 from selfreward.records import Candidate, Judgement
 from selfreward.store import derive_seed
+from selfreward.texts import fill, read_text
 
-RUBRIC = read_text("rubric.txt")
-ASK = {"expected": read_text("rubric_expected.txt"), "sampled": read_text("rubric_sampled.txt")}
+RUBRIC = read_text(__file__, "rubric.txt")
+ASK = {mode: read_text(__file__, f"rubric_{mode}.txt") for mode in ("expected", "sampled")}
 TEXTS = {mode: (RUBRIC, ask) for mode, ask in ASK.items()}
 HIGHEST = 5
 OPENING = "Score:"

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.sources import constraints, dataset, file, reasoning, seed_pool
 from selfreward.sources.pool import Pool
 
-SOURCES: dict[str, Callable[[PromptsConfig], Pool]] = {
+SOURCES: dict[str, Callable[[PromptsConfig, DataConfig], Pool]] = {
     "seed_pool": seed_pool.load,
     "file": file.load,
     "dataset": dataset.load,

@@ -7,20 +7,21 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
-from selfreward.records import Prompt
+from selfreward.records import Prompt, prompt_id
+from selfreward.rows import Skipped
 from selfreward.simulation import constraints, requests
 from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed, prompt_id
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
 from selfreward.store.identity import digest, file_sha256
 
 SEEN, UNSEEN = "seen", "unseen"
 """Categories: whether the kinds of a request's constraints come in training too."""
 
 
-def load(cfg: PromptsConfig) -> EndlessPool:
+def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
     """Requests without end. Of those held out, the second half has constraints of `unseen_kinds` alone.
 
     What the words and the checks are is the identity: the bytes of the files that hold them.
@@ -41,7 +42,7 @@ def load(cfg: PromptsConfig) -> EndlessPool:
     if unseen:
         draw_unseen = partial(_draw, kinds=unseen, category=UNSEEN, most=cfg.most_constraints)
         held_out |= draw_distinct(draw_unseen, apart, HELD_OUT_SEED, held_out)
-    return EndlessPool(identify(cfg, content), [], list(held_out.values()), 0, 0, draw)
+    return EndlessPool(identify(cfg, content), [], list(held_out.values()), Skipped(), draw)
 
 
 def _draw(random: Random, *, kinds: Collection[str], category: str, most: int) -> Prompt:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.sources.pool import Pool, identify, make_pool
 from selfreward.store.identity import digest, file_sha256
 
 
-def load(cfg: PromptsConfig) -> Pool:
+def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
     """The prompts of `cfg.name`, split `cfg.split`.
 
     A hub data set can change under its name, so its commit must be given: it is the identity. A local folder's
     identity is the bytes of its files.
 
-    Raises `ConfigError` for a name, commit or split that isn't there.
+    Raises `ConfigError` for a name, commit or split that isn't there, and `DataError` for a row.
     """
     if not cfg.name:
         raise ConfigError("prompts.name", cfg.name, "name a data set or a local folder")
@@ -38,4 +39,5 @@ def load(cfg: PromptsConfig) -> Pool:
         raise ConfigError(
             "prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both"
         ) from error
-    return make_pool(rows, identify(cfg, content), cfg, cfg.name)
+    numbered = ((f"{cfg.name}, row {number}", partial(dict, row)) for number, row in enumerate(rows, start=1))
+    return make_pool(numbered, identify(cfg, content, data), cfg, data, cfg.name)

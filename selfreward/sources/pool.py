@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
-from selfreward.records import Prompt
+from selfreward.records import Prompt, prompt_id
+from selfreward.rows import Row, RowError, Skipped, UnusedRowError, collect, text_of, too_long
 from selfreward.simulation.checks import Check, dump
 from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
@@ -33,17 +33,17 @@ class SourceIdentity(Identity):
     held_out_column: str | None
     answer_column: str | None
     held_out: int
+    cleaning: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Distinct prompts, in two parts that share none. `empty` and `duplicates` count the rows left out."""
+    """Distinct prompts, in two parts that share none, and what was left out."""
 
     source: SourceIdentity
     train: list[Prompt]
     held_out: list[Prompt]
-    empty: int
-    duplicates: int
+    skipped: Skipped
 
     @property
     def size(self) -> int | None:
@@ -97,35 +97,37 @@ def draw_distinct(
     return made
 
 
-def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: PromptsConfig, origin: str) -> Pool:
-    """A pool from rows of any columns.
+def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, data: DataConfig, origin: str) -> Pool:
+    """A pool from rows of any columns. A row that is a text alone is one with the prompt alone.
 
     A prompt's id is a hash of its text, so a text that stands twice is one prompt. Without a held-out column, the
     held-out prompts are those with the smallest ids: a choice that is arbitrary, yet no seed can change it.
 
-    Raises `ConfigError` for a column that isn't there, a pool that is empty, or one too small for what is asked of it.
+    Raises `ConfigError` for a column that isn't there, a pool that is empty, or one too small for what is asked of it,
+    and `DataError` for a row that can't be used.
     """
     found: dict[str, Prompt] = {}
     marked: set[str] = set()
-    empty = duplicates = total = 0
-    for row in rows:
-        total += 1
-        for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True):
-            if column is not None and column not in row:
-                raise ConfigError(
-                    f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them"
-                )
-        text = row[cfg.prompt_column]
-        if not isinstance(text, str) or not text.strip():
-            empty += 1
-            continue
-        prompt = Prompt(prompt_id(text), text.strip(), _category(row, cfg), _check(row, cfg))
-        duplicates += prompt.prompt_id in found
-        found.setdefault(prompt.prompt_id, prompt)
-        if cfg.held_out_column is not None and row[cfg.held_out_column] == "held_out":
+    skipped = Skipped()
+
+    def take(row: Any) -> list[Prompt]:
+        row = {cfg.prompt_column: row} if isinstance(row, str) else row
+        if isinstance(row, dict) and not found:
+            _check_columns(row, cfg, origin)
+        text = text_of(row, cfg.prompt_column)
+        if len(text) > data.max_characters:
+            raise UnusedRowError(too_long(data.max_characters))
+        prompt = Prompt(prompt_id(text), text, _category(row, cfg), _check(row, cfg))
+        if cfg.held_out_column is not None and row.get(cfg.held_out_column) == "held_out":
             marked.add(prompt.prompt_id)
+        if prompt.prompt_id in found:
+            raise UnusedRowError("is there already")
+        found[prompt.prompt_id] = prompt
+        return [prompt]
+
+    collect(rows, take, on_error=data.on_error, skipped=skipped)
     if not found:
-        raise ConfigError(source_key(cfg), origin, f"holds no prompt in {total} rows; name a source with prompts in it")
+        raise ConfigError(source_key(cfg), origin, "holds no prompt; name a source with prompts in it")
     by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
     reserved = [prompt for prompt in by_id if prompt.prompt_id in marked] if cfg.held_out_column else by_id
     held_out = reserved[: cfg.held_out]
@@ -141,7 +143,7 @@ def make_pool(rows: Iterable[Mapping[str, Any]], source: SourceIdentity, cfg: Pr
             cfg.per_iteration,
             f"{origin} has {len(train)} prompts to train on beside {len(apart)} held out; use at most that",
         )
-    return Pool(source, train, held_out, empty, duplicates)
+    return Pool(source, train, held_out, skipped)
 
 
 def source_key(cfg: PromptsConfig) -> str:
@@ -149,9 +151,9 @@ def source_key(cfg: PromptsConfig) -> str:
     return {"file": "prompts.path", "dataset": "prompts.name"}.get(cfg.kind, "prompts.kind")
 
 
-def identify(cfg: PromptsConfig, content: str) -> SourceIdentity:
-    """The identity of a source with this content, read as `cfg` says."""
-    return SourceIdentity(cfg.kind, content, *columns(cfg), cfg.held_out)
+def identify(cfg: PromptsConfig, content: str, data: DataConfig | None = None) -> SourceIdentity:
+    """The identity of a source with this content, read as `cfg` says; its rows, where it has any, as `data` says."""
+    return SourceIdentity(cfg.kind, content, *columns(cfg), cfg.held_out, asdict(data) if data else {})
 
 
 def columns(cfg: PromptsConfig) -> tuple[str, str | None, str | None, str | None]:
@@ -164,17 +166,21 @@ def listed(names: str) -> set[str]:
     return {name.strip() for name in names.split(",") if name.strip()}
 
 
-def prompt_id(text: str) -> str:
-    """A prompt's id: equal texts are one prompt."""
-    return hashlib.sha256(text.strip().encode()).hexdigest()[:12]
+def _check_columns(row: Mapping[str, Any], cfg: PromptsConfig, origin: str) -> None:
+    for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True):
+        if column is not None and column not in row:
+            raise ConfigError(f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them")
 
 
 def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
     if cfg.answer_column is None:
         return ""
-    return dump([Check("final_answer", {"answer": final_answer(str(row[cfg.answer_column]))})])
+    answer = row.get(cfg.answer_column)
+    if answer is None:
+        raise RowError(f"has no {cfg.answer_column}")
+    return dump([Check("final_answer", {"answer": final_answer(str(answer))})])
 
 
 def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
-    category = row[cfg.category_column] if cfg.category_column is not None else None
+    category = row.get(cfg.category_column) if cfg.category_column is not None else None
     return "" if category is None else str(category)

@@ -7,16 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from random import Random
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
-from selfreward.records import Prompt
+from selfreward.records import Prompt, prompt_id
+from selfreward.rows import Skipped
 from selfreward.simulation import reasoning
 from selfreward.simulation.checks import Check, dump
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed, prompt_id
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
 from selfreward.store.identity import digest, file_sha256
 
 
-def load(cfg: PromptsConfig) -> EndlessPool:
+def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
     """Problems of `cfg.tasks`, each as often, at `cfg.level`. The package's version is part of what they are.
 
     Raises `ConfigError` where the package is missing, and for a task that isn't there.
@@ -30,7 +31,7 @@ def load(cfg: PromptsConfig) -> EndlessPool:
     content = digest([version("reasoning-gym"), words, tasks, cfg.level])
     draw = partial(_draw, tasks=tasks, level=cfg.level)
     held_out = draw_distinct(draw, cfg.held_out, HELD_OUT_SEED)
-    return EndlessPool(identify(cfg, content), [], list(held_out.values()), 0, 0, draw)
+    return EndlessPool(identify(cfg, content), [], list(held_out.values()), Skipped(), draw)
 
 
 def _draw(random: Random, *, tasks: list[str], level: int) -> Prompt:

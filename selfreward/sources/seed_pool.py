@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.sources.file import load_file
 from selfreward.sources.pool import Pool
 
 PATH = Path(__file__).parent.parent / "data" / "seed_prompts.jsonl"
 
 
-def load(cfg: PromptsConfig) -> Pool:
+def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
     """The seed pool."""
-    return load_file(PATH, cfg)
+    return load_file(PATH, cfg, data)

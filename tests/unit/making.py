@@ -9,6 +9,7 @@ from typing import Any
 
 from selfreward.config import EngineConfig, ModelConfig, PromptsConfig, RunConfig
 from selfreward.records import Candidate, Comparison, Judgement
+from selfreward.rows import Skipped
 from selfreward.sources.pool import Pool, identify
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Store
@@ -41,7 +42,7 @@ def comparison(
 
 def tools(model: Path = Path("no model")) -> Tools:
     """Tools with an empty pool; without a model of their own, only for stages that load none."""
-    pool = Pool(identify(PromptsConfig(kind="file"), "0"), [], [], 0, 0)
+    pool = Pool(identify(PromptsConfig(kind="file"), "0"), [], [], Skipped())
     cfg = RunConfig(model=ModelConfig(name=str(model), dtype="float32"), engine=EngineConfig(device="cpu"))
     return Tools(pool, model, cfg)
 

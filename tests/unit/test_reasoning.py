@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.simulation import reasoning
 from selfreward.simulation.checks import load, scores
@@ -24,7 +24,7 @@ def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_tasks_must_be_named() -> None:
     with pytest.raises(ConfigError, match=r"^prompts.tasks=: name tasks of reasoning-gym"):
-        SOURCES["reasoning"](PromptsConfig(kind="reasoning"))
+        SOURCES["reasoning"](PromptsConfig(kind="reasoning"), DataConfig())
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_task_that_is_not_there_is_refused_by_name() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_a_right_answer_passes_and_a_wrong_one_does_not() -> None:
-    pool = SOURCES["reasoning"](PromptsConfig(kind="reasoning", tasks="chain_sum", held_out=4))
+    pool = SOURCES["reasoning"](PromptsConfig(kind="reasoning", tasks="chain_sum", held_out=4), DataConfig())
     for prompt in pool.select(10, 1, seed=0):
         checks = load(prompt.check)
         expression = prompt.prompt.split("problem: ")[1].split(" =")[0]
@@ -52,7 +52,9 @@ def test_a_right_answer_passes_and_a_wrong_one_does_not() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_prompts_are_made_again_from_a_seed_and_kept_apart_from_those_held_out() -> None:
-    pool = SOURCES["reasoning"](PromptsConfig(kind="reasoning", tasks="chain_sum, letter_counting", held_out=10))
+    pool = SOURCES["reasoning"](
+        PromptsConfig(kind="reasoning", tasks="chain_sum, letter_counting", held_out=10), DataConfig()
+    )
     assert {prompt.category for prompt in pool.held_out} == {"chain_sum", "letter_counting"}
     first = pool.select(20, 1, seed=0)
     assert first == pool.select(20, 1, seed=0)
@@ -62,7 +64,9 @@ def test_prompts_are_made_again_from_a_seed_and_kept_apart_from_those_held_out()
 @pytest.mark.usefixtures("installed")
 def test_other_tasks_and_other_levels_are_another_source() -> None:
     made = [{"tasks": "chain_sum"}, {"tasks": "chain_sum,letter_counting"}, {"tasks": "chain_sum", "level": 2}]
-    pools = [SOURCES["reasoning"](PromptsConfig(kind="reasoning", held_out=2, **changes)) for changes in made]
+    pools = [
+        SOURCES["reasoning"](PromptsConfig(kind="reasoning", held_out=2, **changes), DataConfig()) for changes in made
+    ]
     assert len({pool.source.content for pool in pools}) == 3
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from selfreward.chat import Chat
 from selfreward.compose import compose_run
-from selfreward.config import JudgeConfig, PromptsConfig
+from selfreward.config import DataConfig, JudgeConfig, PromptsConfig
 from selfreward.engines.base import Advance
 from selfreward.errors import ConfigError
 from selfreward.judges import JUDGES
@@ -35,7 +35,7 @@ LOWER, NO_COMMAS = Check("all_lowercase", {}), Check("without_commas", {})
 
 def pool(**changes: object) -> Pool:
     values: dict[str, object] = {"kind": "constraints", "held_out": 20, "unseen_kinds": UNSEEN_KINDS}
-    return SOURCES["constraints"](PromptsConfig(**values | changes))  # pyright: ignore[reportArgumentType]
+    return SOURCES["constraints"](PromptsConfig(**values | changes), DataConfig())  # pyright: ignore[reportArgumentType]
 
 
 def kinds(prompts: list[Prompt]) -> set[str]:
@@ -145,7 +145,7 @@ def test_right_answers_of_a_file_are_checked(tmp_path: Path) -> None:
         "".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"}) + "\n" for i in range(9))
     )
     columns = {"prompt_column": "question", "answer_column": "answer", "per_iteration": 2, "held_out": 2}
-    prompts = SOURCES["file"](PromptsConfig(kind="file", path=str(path), **columns)).train
+    prompts = SOURCES["file"](PromptsConfig(kind="file", path=str(path), **columns), DataConfig()).train
     for prompt in prompts:
         number = int(prompt.prompt.split()[2])
         assert scores(f"That makes {number + 1}.", load(prompt.check)) == [1.0]
@@ -156,7 +156,7 @@ def test_an_answer_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
     path.write_text('{"prompt": "What is 1 + 1?"}\n')
     with pytest.raises(ConfigError, match=r"^prompts.answer_column=answer: problems.jsonl has the columns prompt; "):
-        SOURCES["file"](PromptsConfig(kind="file", path=str(path), answer_column="answer"))
+        SOURCES["file"](PromptsConfig(kind="file", path=str(path), answer_column="answer"), DataConfig())
 
 
 @pytest.mark.parametrize("judge", ["verifier", "ensemble"])

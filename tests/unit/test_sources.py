@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from selfreward.config import PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
+from selfreward.rows import DataError
 from selfreward.sources import SOURCES
 from selfreward.sources.pool import Pool, identify, make_pool
 
@@ -31,14 +33,19 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def load(path: Path, **changes: Any) -> Pool:
+def load(path: Path, on_error: str = "raise", **changes: Any) -> Pool:
     cfg = settings(path, **changes)
-    return SOURCES[cfg.kind](cfg)
+    return SOURCES[cfg.kind](cfg, DataConfig(on_error))
+
+
+def pool_of_rows(rows: list[dict[str, Any]], on_error: str = "raise", **changes: Any) -> Pool:
+    cfg = settings(Path("here"), **changes)
+    placed = [(f"here, row {number}", lambda row=row: row) for number, row in enumerate(rows, start=1)]
+    return make_pool(placed, identify(cfg, "0"), cfg, DataConfig(on_error, max_characters=100), "here")
 
 
 def pool_of(texts: list[Any], **changes: Any) -> Pool:
-    cfg = settings(Path("here"), **changes)
-    return make_pool([{"prompt": text} for text in texts], identify(cfg, "0"), cfg, "here")
+    return pool_of_rows([{"prompt": text} for text in texts], on_error="skip", **changes)
 
 
 def texts(pool: Pool) -> list[str]:
@@ -60,7 +67,7 @@ def test_jsonl_lines_that_are_bare_strings_count_as_prompts_and_blank_lines_as_n
     path.write_text('"red"\n\n"green"\n   \n"blue"')
     pool = load(path)
     assert texts(pool) == ["blue", "green", "red"]
-    assert (pool.empty, pool.duplicates) == (0, 0)
+    assert not pool.skipped.counts
 
 
 @pytest.mark.parametrize("extra", [{}, {"embedding": [[0.1], [0.2], [0.3], [0.4]]}], ids=["alone", "beside others"])
@@ -92,19 +99,14 @@ def test_a_local_folder_that_the_datasets_library_can_load(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", b'"red"\nnot json\n', "prompts.path=.*: line 2 is not JSON"),
-        ("p.jsonl", b'"red"\n\n[1]\n', "prompts.path=.*: line 3 is a list, not an object or a string"),
-        ("p.jsonl", b'"red"\nnull\n', "prompts.path=.*: line 2 is a NoneType, not an object or a string"),
-        ("p.jsonl", b'"red"\n"caf\xe9"\n', "prompts.path=.*: line 2"),
-        ("p.jsonl", b'"red"\n"\\ud800"\n', "prompts.path=.*: line 2"),
-        ("p.jsonl", b"", "prompts.path=p.jsonl: holds no prompt in 0 rows"),
-        ("p.jsonl", b'{"prompt": " "}\n', "prompts.path=p.jsonl: holds no prompt in 1 rows"),
+        ("p.jsonl", b"", "prompts.path=p.jsonl: holds no prompt; name a source with prompts in it"),
         ("p.jsonl", b'{"text": "red", "id": 1}\n', "prompts.prompt_column=prompt: p.jsonl has the columns text, id;"),
-        ("p.parquet", b"not parquet", "prompts.path=.*: is not a Parquet file"),
-        ("p.csv", b"prompt\nred\n", "prompts.path=.*: use a file that ends in .jsonl or .parquet"),
+        ("p.parquet", b"not parquet", "prompts.path=.*: is not a whole Parquet file"),
+        ("p.jsonl.gz", gzip.compress(b'"red"\n' * 9, mtime=0)[:-9], "prompts.path=.*: is not a whole gzip file"),
+        ("p.csv", b"prompt\nred\n", "prompts.path=.*: use a file that ends in .jsonl, .jsonl.gz, .parquet"),
     ],
 )
-def test_a_file_that_can_not_be_used_is_an_error_that_says_where_it_is_wrong(
+def test_a_file_that_can_not_be_used_is_an_error_that_says_what_is_wrong(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -113,9 +115,48 @@ def test_a_file_that_can_not_be_used_is_an_error_that_says_where_it_is_wrong(
 
 
 @pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        (b"not json", "is not JSON text"),
+        (b'"caf\xe9"', "is not JSON text"),
+        (b'"\\ud800"', "is not JSON text"),
+        (b"[1]", "is a list, not an object"),
+        (b"null", "is a NoneType, not an object"),
+        (b'{"text": "red"}', "has no prompt"),
+        (b'{"prompt": null}', "prompt is null"),
+        (b'{"prompt": 7}', "prompt is a int, not text"),
+        (b'{"prompt": ["red"]}', "prompt is a list, not text"),
+        (b'{"prompt": " "}', "prompt is empty"),
+        (b'"PK\\u0000"', "prompt is binary, not text"),
+    ],
+)
+def test_a_line_that_can_not_be_used_stops_with_its_number_or_is_counted(
+    tmp_path: Path, line: bytes, wrong: str
+) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'"red"\n\n' + line + b'\n"green"\n')
+    with pytest.raises(DataError, match=f"^p.jsonl, line 3: {wrong}; mend or remove it, .*data.on_error=skip$"):
+        load(path)
+    pool = load(path, on_error="skip")
+    assert texts(pool) == ["green", "red"]
+    assert (pool.skipped.counts, pool.skipped.first) == ({wrong: 1}, {wrong: "p.jsonl, line 3"})
+
+
+def test_binary_and_missing_values_of_parquet_are_named_by_their_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": pa.array(["red", None, "green"])}), path)
+    with pytest.raises(DataError, match=r"^p.parquet, row 2: prompt is null; "):
+        load(path)
+    assert load(path, on_error="skip").skipped.counts == {"prompt is null": 1}
+    pq.write_table(pa.table({"prompt": [b"\x00\x01"]}), path)
+    with pytest.raises(DataError, match=r"^p.parquet, row 1: prompt is binary, not text; "):
+        load(path)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": None}, "prompts.path=null: name a .jsonl or .parquet file"),
+        ({"path": None}, "prompts.path=null: name a file that ends in .jsonl, .jsonl.gz, .parquet"),
         ({"path": "/nowhere/p.jsonl"}, r"prompts.path=/nowhere/p.jsonl: there is no such file \(looked in /nowhere\)"),
         ({"kind": "dataset", "name": None}, "prompts.name=null: name a data set"),
         ({"kind": "dataset", "name": "owner/name"}, "prompts.revision=null: name the commit of owner/name"),
@@ -126,7 +167,7 @@ def test_a_source_that_is_not_there_or_not_pinned_is_an_error_that_names_the_key
 ) -> None:
     cfg = settings(**changes)
     with pytest.raises(ConfigError, match=message):
-        SOURCES[cfg.kind](cfg)
+        SOURCES[cfg.kind](cfg, DataConfig())
 
 
 @pytest.mark.parametrize("key", ["prompt_column", "category_column", "held_out_column"])
@@ -160,16 +201,16 @@ def test_more_held_out_prompts_than_there_are_is_an_error_that_says_how_many_the
 # Cleaning
 
 
-def test_rows_without_a_prompt_are_left_out_and_counted() -> None:
-    pool = pool_of(["red", "", "  \n", None, 7, ["green"], {"a": 1}, "green"])
-    assert texts(pool) == ["green", "red"]
-    assert pool.empty == 6
-
-
 def test_a_prompt_that_stands_more_than_once_is_one_prompt_and_counted() -> None:
     pool = pool_of(["red", "green", "red", " red\n", "Red"])
     assert texts(pool) == ["Red", "green", "red"]
-    assert pool.duplicates == 2
+    assert pool.skipped.counts == {"is there already": 2}
+
+
+def test_one_that_is_too_long_never_stops_a_run_and_is_counted() -> None:
+    pool = pool_of_rows([{"prompt": "red"}, {"prompt": "x" * 101}, {"prompt": "green"}])
+    assert texts(pool) == ["green", "red"]
+    assert pool.skipped.counts == {"has more than 100 characters": 1}
 
 
 # Held out
@@ -186,21 +227,19 @@ def test_a_held_out_prompt_is_never_one_to_train_on(rows: list[str], held_out: i
     assert len(pool.held_out) == held_out
     assert not train & kept
     assert train | kept == distinct
-    assert len(rows) == len(distinct) + pool.empty + pool.duplicates
+    assert len(rows) == len(distinct) + pool.skipped.counts.total()
 
 
 def test_a_prompt_marked_as_held_out_once_is_not_trained_on_even_where_it_stands_again_unmarked() -> None:
-    cfg = settings(Path("here"), held_out_column="part")
     rows = [{"prompt": c, "part": "train"} for c in COLOURS] + [{"prompt": "red", "part": "held_out"}]
-    pool = make_pool(rows, identify(cfg, "0"), cfg, "here")
+    pool = pool_of_rows(rows, held_out_column="part")
     assert [prompt.prompt for prompt in pool.held_out] == ["red"]
     assert "red" not in {prompt.prompt for prompt in pool.train}
 
 
 def test_marked_prompts_beyond_those_asked_for_are_not_trained_on_either() -> None:
-    cfg = settings(Path("here"), held_out_column="part", held_out=1)
     rows = [{"prompt": c, "part": "train" if c == "red" else "held_out"} for c in COLOURS]
-    pool = make_pool(rows, identify(cfg, "0"), cfg, "here")
+    pool = pool_of_rows(rows, held_out_column="part")
     assert [prompt.prompt for prompt in pool.train] == ["red"]
     assert len(pool.held_out) == 1
 
@@ -243,13 +282,13 @@ def test_another_seed_and_another_cycle_take_another_order() -> None:
 @pytest.fixture(scope="module")
 def seed_pool() -> Pool:
     cfg = PromptsConfig(kind="seed_pool", category_column="category", held_out_column="split", held_out=48)
-    return SOURCES["seed_pool"](cfg)
+    return SOURCES["seed_pool"](cfg, DataConfig())
 
 
 def test_the_seed_pool_has_240_prompts_at_least_150_of_them_to_train_on(seed_pool: Pool) -> None:
     assert len(seed_pool.train) + len(seed_pool.held_out) == 240
     assert len(seed_pool.train) >= 150
-    assert (seed_pool.empty, seed_pool.duplicates) == (0, 0)
+    assert not seed_pool.skipped.counts
 
 
 def test_the_seed_pool_has_twelve_categories_each_with_prompts_on_both_sides(seed_pool: Pool) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selfreward.errors import VerdictError
 from selfreward.judges import pairwise, rubric
 from selfreward.judges.rubric import build_message, expected_score, parse
-from selfreward.judges.texts import fill
+from selfreward.texts import fill
 from tests.unit.making import candidate
 
 # Verdicts that a judge writes

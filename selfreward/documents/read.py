@@ -1,0 +1,64 @@
+"""The texts of a folder or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfreward.config import DocumentsConfig
+from selfreward.errors import ConfigError
+from selfreward.rows import Row, Skipped, UnusedRowError, collect, rows_of, text_of
+from selfreward.store.identity import digest, file_sha256
+
+_SUFFIXES = (".txt", ".md")
+
+
+def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str, str]], Skipped]:
+    """Name and text of each document, each text once, and what was left out.
+
+    None is too long: they are cut. Raises `ConfigError` where there are none, and `DataError` for one that can't be
+    used, unless `on_error` is `skip`.
+    """
+    path, skipped, known = Path(str(cfg.path)), Skipped(), set[str]()
+
+    def take(row: Any) -> list[str]:
+        text = text_of(row, cfg.text_column)
+        if text in known:
+            raise UnusedRowError("is there already")
+        known.add(text)
+        return [text]
+
+    rows = _files_of(path, cfg.text_column) if path.is_dir() else rows_of(path, "documents.path")
+    documents = collect(rows, take, on_error=on_error, skipped=skipped)
+    if not documents:
+        kinds = " or ".join(_SUFFIXES)
+        raise ConfigError(
+            "documents.path", path, f"holds no text; name a folder with {kinds} files, or a .jsonl or .parquet"
+        )
+    return documents, skipped
+
+
+def documents_content(path: Path) -> str:
+    """What identifies the documents: the bytes of the file, or of all of a folder's with their names."""
+    if path.is_dir():
+        return digest([[str(file.relative_to(path)), file_sha256(file)] for file in _files(path)])
+    return file_sha256(path)
+
+
+def _files_of(folder: Path, column: str) -> Iterator[Row]:
+    """Each file as a row of one column."""
+    for file in _files(folder):
+        yield str(file.relative_to(folder)), lambda file=file: {column: _decoded(file)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+
+
+def _decoded(file: Path) -> str | bytes:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content

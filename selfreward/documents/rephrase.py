@@ -1,0 +1,85 @@
+"""A text in other words: four styles as in WRAP (arXiv 2401.16380, section 3), and which rephrasings are used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from selfreward.errors import ConfigError
+from selfreward.generation.filters import closest
+from selfreward.texts import fill, read_text
+
+STYLES = {name: read_text(__file__, f"{name}.txt") for name in ("easy", "medium", "hard", "question_answer")}
+"""What is asked for each style."""
+
+_COPY = 0.9  # ROUGE-L with the text
+_SHORTEST, _LONGEST = 0.2, 3.0  # words over those of the text
+_PREAMBLE = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|this is|the (?:rephrased|rewritten))\b[^\n]*:\s*\n+",
+    re.I,
+)
+_CLOSING = re.compile(r"\n+(?:I hope|Let me know|Please let me|Feel free|Is there anything)\b[^\n]*\s*$", re.I)
+_QUESTION = re.compile(r"^\W*(?:question|q)\s*\d*\s*[:.][\s*_]*(?P<text>.+?)\s*$", re.I | re.M)
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?: [A-Z][a-z]+)*")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The shares of a text's numbers and names that its rephrasing has too; None where the text has none."""
+
+    numbers: float | None
+    names: float | None
+
+
+def styles(names: str) -> list[str]:
+    """Styles by their names, joined by commas. Raises `ConfigError` for one that isn't there, or none."""
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in STYLES]
+    if unknown or not chosen:
+        wrong = f"no {unknown[0]}; " if unknown else ""
+        raise ConfigError("documents.styles", names, f"{wrong}there are {', '.join(STYLES)}")
+    return chosen
+
+
+def build_message(text: str, style: str) -> str:
+    """What a policy is asked."""
+    return fill(STYLES[style], text=text)
+
+
+def clean(reply: str) -> str:
+    """What a policy wrote, without words to the person who asked."""
+    text = _PREAMBLE.sub("", reply.strip())
+    return _CLOSING.sub("", text).strip()
+
+
+def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> str | None:
+    """Why a rephrasing is not used; None for one that is."""
+    share = len(rephrased.split()) / max(len(text.split()), 1)
+    if not rephrased:
+        return "is empty"
+    if not finished:
+        return "is cut off"
+    if share < _SHORTEST:
+        return "is too short"
+    if share > _LONGEST:
+        return "is too long"
+    if style == "question_answer" and not questions(rephrased):
+        return "asks no question"
+    if closest(rephrased, [text])[0] >= _COPY:
+        return "copies the text"
+    return None
+
+
+def questions(rephrased: str) -> list[str]:
+    """The questions in a text of questions and answers."""
+    return [match["text"] for match in _QUESTION.finditer(rephrased)]
+
+
+def kept(text: str, rephrased: str) -> Kept:
+    """How many of a text's numbers and names came through. Names are capitalised words inside a sentence."""
+    return Kept(*(_share({*pattern.findall(text)}, rephrased) for pattern in (_NUMBER, _NAME)))
+
+
+def _share(wanted: set[str], text: str) -> float | None:
+    return sum(one in text for one in wanted) / len(wanted) if wanted else None

@@ -1,0 +1,35 @@
+"""How much texts differ from each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from statistics import fmean
+
+_MOST_COMPARED = 100
+"""Self-BLEU takes the square of the number of texts: of more, so many are drawn."""
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams of words over all n-grams (Li et al., arXiv 1510.03055); 0 where there is none."""
+    grams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
+    """How well each text is made of runs of words from the others, 0 to 1 (Self-BLEU, arXiv 1802.01886).
+
+    The mean of each text's BLEU against all others, smoothed by a tenth of a match. 0 for fewer than two texts.
+    """
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes half a second
+
+    drawn = list(texts) if len(texts) <= _MOST_COMPARED else random.Random(seed).sample(list(texts), _MOST_COMPARED)
+    split = [text.split() for text in drawn]
+    if len(split) < 2:
+        return 0.0
+    smooth = SmoothingFunction(epsilon=0.1).method1
+    scores = [
+        sentence_bleu([*split[:own], *split[own + 1 :]], split[own], smoothing_function=smooth)
+        for own in range(len(split))
+    ]
+    return fmean(float(score) for score in scores)  # pyright: ignore[reportArgumentType]

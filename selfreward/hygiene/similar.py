@@ -1,0 +1,58 @@
+"""Texts that resemble each other: found by MinHash (Broder 1997) over triples of words, then counted exactly."""
+
+from __future__ import annotations
+
+import re
+
+from datasketch import MinHash, MinHashLSH
+
+_PERMUTATIONS = 128
+_CAUTION = 0.75
+"""Of the threshold: the index estimates, and what it does not find is not looked at again."""
+
+
+def words(text: str) -> list[str]:
+    """A text's words, in small letters, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def triples(text: str) -> frozenset[str]:
+    """Three neighbouring words each; a shorter text is one piece."""
+    found = words(text)
+    return frozenset(" ".join(found[start : start + 3]) for start in range(max(len(found) - 2, 1)))
+
+
+def resemblance(one: frozenset[str], other: frozenset[str]) -> float:
+    """The Jaccard similarity of two texts' triples, 0 to 1."""
+    return len(one & other) / len(one | other)
+
+
+class SimilarTexts:
+    """Texts by key, among which those are found that resemble another one.
+
+    Args:
+        threshold: the resemblance from which on two texts count as near duplicates.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._index = MinHashLSH(threshold=_CAUTION * threshold, num_perm=_PERMUTATIONS)
+        self._triples: dict[str, frozenset[str]] = {}
+
+    def add(self, key: str, text: str) -> None:
+        """Put a text in. Its key must be new."""
+        self._triples[key] = triples(text)
+        self._index.insert(key, _hashed(self._triples[key]))
+
+    def nearest(self, text: str) -> tuple[str, float] | None:
+        """The key of the text that resembles this one most, and how much; None where none does as much as it takes."""
+        own = triples(text)
+        alike = {str(key): resemblance(own, self._triples[str(key)]) for key in self._index.query(_hashed(own))}
+        best = max(sorted(alike), key=alike.__getitem__, default=None)
+        return None if best is None or alike[best] < self._threshold else (best, alike[best])
+
+
+def _hashed(pieces: frozenset[str]) -> MinHash:
+    hashed = MinHash(num_perm=_PERMUTATIONS)
+    hashed.update_batch([piece.encode() for piece in sorted(pieces)])
+    return hashed

@@ -1,0 +1,89 @@
+"""What the rubric's judge is taught by people's scores: what it is asked, and what it should say, in both modes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, zip_longest
+from random import Random
+
+from selfreward.chat import Chat
+from selfreward.judges import pairwise, rubric
+from selfreward.records import Candidate, Rating
+
+VERDICTS = (
+    "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
+    "The reply is on topic. But it deals with a small part of the request, leaves the rest out, and repeats itself.",
+    "The reply is on topic and deals with a good part of the request. Something is missing, and it could be clearer.",
+    "The reply is on topic, has substance, and does most of what was asked. Some of it is repetition or padding.",
+    "The reply does what was asked and keeps to the limits of the request. It is well ordered and easy to read.",
+    "The reply is correct throughout and complete. It is clear and well ordered, and an expert would change nothing.",
+)
+"""Reasons for the scores 0 to 5: people's data has scores alone."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the judge is asked and what it should say; its last token is `other_id` instead with `other_weight`."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    other_id: int
+    other_weight: float
+
+
+def score_lesson(rating: Rating, chat: Chat) -> Lesson:
+    """Of `expected`: the score token alone. A score between two is both of them, each by how near it is."""
+    choices = chat.choices(rubric.OPENING, [str(value) for value in range(rubric.HIGHEST + 1)])
+    below = min(math.floor(rating.score), rubric.HIGHEST - 1)
+    asked = chat.render(rubric.build_message(_candidate(rating), "expected")) + choices.opening_ids
+    return Lesson(asked, [choices.choice_ids[below]], choices.choice_ids[below + 1], rating.score - below)
+
+
+def written_lesson(rating: Rating, chat: Chat) -> Lesson:
+    """Of `sampled`: a reason and the score, rounded."""
+    score = round(rating.score)
+    said = chat.answer(f"{VERDICTS[score]}\n{rubric.OPENING} {score}")
+    return Lesson(chat.render(rubric.build_message(_candidate(rating), "sampled")), said, 0, 0.0)
+
+
+def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) -> list[Lesson]:
+    """Of an evaluation's duels: which of two answers is better, in both orders. At most `most`, with no more of a
+    prompt than it takes; what people scored alike is left out."""
+    choices = chat.choices(pairwise.OPENING, ["A", "B"])
+    by_prompt: defaultdict[str, list[Rating]] = defaultdict(list)
+    for rating in Random(seed).sample(ratings, len(ratings)):
+        by_prompt[rating.prompt_id].append(rating)
+    pairs = [[pair for pair in combinations(some, 2) if pair[0].score != pair[1].score] for some in by_prompt.values()]
+    in_turn = [
+        pair for some in zip_longest(*pairs) for pair in some if pair
+    ]  # a prompt's second after all prompts' first
+    lessons: list[Lesson] = []
+    for one, other in in_turn[: most // 2]:
+        better = choices.choice_ids if one.score > other.score else choices.choice_ids[::-1]
+        messages = pairwise.build_messages(pairwise.Duel(one.prompt, one.response, other.response))
+        for message, token in zip(messages, better, strict=True):
+            lessons.append(Lesson(chat.render(message) + choices.opening_ids, [token], 0, 0.0))
+    return lessons
+
+
+def balanced(ratings: Sequence[Rating], most: int | None, seed: int) -> list[Rating]:
+    """Of each rounded score as many as of any other, as far as there are so many, in the order that the seed gives.
+
+    Without `most`: as many as of the score that is second rarest. The rarest may be missing nearly altogether.
+    """
+    by_score: defaultdict[int, list[Rating]] = defaultdict(list)
+    for rating in Random(seed).sample(ratings, len(ratings)):
+        by_score[round(rating.score)].append(rating)
+    sizes = sorted(map(len, by_score.values()))
+    wanted = most if most is not None else sizes[min(1, len(sizes) - 1)] * len(sizes)
+    chosen: list[Rating] = []
+    for left, group in zip(range(len(sizes), 0, -1), sorted(by_score.values(), key=len), strict=True):
+        chosen += group[: (wanted - len(chosen)) // left]  # what one score lacks, the others have more of
+    return Random(seed).sample(chosen, len(chosen))
+
+
+def _candidate(rating: Rating) -> Candidate:
+    return Candidate(rating.prompt_id, rating.prompt, 0, rating.response, [], [], [], finished=True)

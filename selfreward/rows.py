@@ -1,0 +1,166 @@
+"""Rows of data files, one at a time with their numbers, and what is done about those that can't be used."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfreward.errors import ConfigError, SelfRewardError, no_such_file
+
+Made = TypeVar("Made")
+
+Row = tuple[str, Callable[[], Any]]
+"""Where a row stands, as people are told, and what reads it: that may raise `RowError`."""
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class RowError(SelfRewardError):
+    """A row that can't be used: what is wrong with it, in words that are the same for all such rows."""
+
+
+class UnusedRowError(SelfRewardError):
+    """A row that is sound and not wanted, and why: always counted, never a reason to stop."""
+
+
+class DataError(SelfRewardError):
+    """The same as `RowError` with its place, and the remedy."""
+
+
+@dataclass
+class Skipped:
+    """What was left out, counted by reason, and where each reason came up first."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, place: str) -> None:
+        """Count what stands there."""
+        self.counts[reason] += 1
+        self.first.setdefault(reason, place)
+
+
+def collect(
+    rows: Iterable[Row], parse: Callable[[Any], list[Made]], *, on_error: str, skipped: Skipped
+) -> list[tuple[str, Made]]:
+    """What `parse` makes of each row, with its place.
+
+    A row for which it raises `RowError`, or that can't be read, stops everything where `on_error` is `raise`, and is
+    counted in `skipped` where it is `skip`. One for which it raises `UnusedRowError` is counted.
+
+    Raises `DataError`.
+    """
+    made: list[tuple[str, Made]] = []
+    for place, read in rows:
+        try:
+            made += [(place, thing) for thing in parse(read())]
+        except UnusedRowError as error:
+            skipped.add(str(error), place)
+        except RowError as error:
+            if on_error == "raise":
+                remedy = "mend or remove it, or count such rows and go on: data.on_error=skip"
+                raise DataError(f"{place}: {error}; {remedy}") from error
+            skipped.add(str(error), place)
+    return made
+
+
+def too_long(most: int) -> str:
+    """Why a text is left out that has more characters."""
+    return f"has more than {most} characters"
+
+
+def text_of(row: Any, column: str) -> str:
+    """The text in a column, without white space around it.
+
+    Raises `RowError` where the row is no object, and where the column is missing, null, binary, no text, or empty.
+    """
+    if not isinstance(row, dict):
+        raise RowError(f"is a {type(row).__name__}, not an object")
+    if column not in row:
+        raise RowError(f"has no {column}")
+    value = row[column]
+    if value is None:
+        raise RowError(f"{column} is null")
+    if isinstance(value, bytes):
+        raise RowError(f"{column} is binary, not text")
+    if not isinstance(value, str):
+        raise RowError(f"{column} is a {type(value).__name__}, not text")
+    if "\x00" in value:
+        raise RowError(f"{column} is binary, not text")
+    if not value.strip():
+        raise RowError(f"{column} is empty")
+    return value.strip()
+
+
+def number_of(row: Any, column: str) -> float:
+    """The number in a column. Raises `RowError` where there is none."""
+    value = row.get(column) if isinstance(row, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise RowError(f"{column} is no number")
+    return float(value)
+
+
+def list_of(row: Any, column: str) -> list[Any]:
+    """The list in a column. Raises `RowError` where there is none, or nothing in it."""
+    value = row.get(column) if isinstance(row, dict) else None
+    if not isinstance(value, list) or not value:
+        raise RowError(f"{column} is no list with something in it")
+    return value
+
+
+def rows_of(path: Path, key: str, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """The rows of a file, read one after the other; of Parquet these columns alone, if all of them are there.
+
+    Raises `ConfigError` for the file that `key` names, where it is missing or of another type.
+    """
+    if not path.is_file():
+        raise no_such_file(key, path)
+    if not path.name.endswith(SUFFIXES):
+        raise ConfigError(key, path, f"use a file that ends in {', '.join(SUFFIXES)}")
+    rows = _parquet(path, columns) if path.suffix == ".parquet" else _lines(path)
+    unit = "row" if path.suffix == ".parquet" else "line"
+    try:
+        yield from ((f"{path.name}, {unit} {number}", read) for number, read in rows)
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        kind = "Parquet" if path.suffix == ".parquet" else "gzip" if path.suffix == ".gz" else "text"
+        raise ConfigError(key, path, f"is not a whole {kind} file ({_first_line(error)}); name another") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, lambda line=line: _decoded(line)
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        row = json.loads(line.decode("utf-8"))
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except ValueError as error:
+        raise RowError("is not JSON text") from error
+    return row
+
+
+def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, Callable[[], Any]]]:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        read = [name for name in names if name in columns] if columns and {*columns} <= {*names} else None
+        number = 0
+        for batch in file.iter_batches(columns=read):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, lambda row=row: row
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

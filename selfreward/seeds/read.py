@@ -1,0 +1,78 @@
+"""What people wrote, read and cleaned: each answer once, none too long, and some prompts kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from selfreward.config import DataConfig, SeedFileConfig
+from selfreward.errors import ConfigError
+from selfreward.records import Demonstration, Rating
+from selfreward.rows import Skipped, collect, rows_of, too_long
+from selfreward.seeds.formats import FORMATS
+
+Seed = TypeVar("Seed", Demonstration, Rating)
+
+
+@dataclass(frozen=True)
+class Seeds(Generic[Seed]):
+    """What is there to learn from, what is kept apart, and what was left out."""
+
+    train: list[Seed]
+    held_out: list[Seed]
+    skipped: Skipped
+
+
+def read_demonstrations(
+    key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()
+) -> Seeds[Demonstration]:
+    """The demonstrations of the file that `key` configures; `but` are ids of prompts that must not be among them."""
+    return _read(FORMATS[cfg.format].demonstrations, key, cfg, data, but)
+
+
+def read_ratings(key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()) -> Seeds[Rating]:
+    """The same of ratings."""
+    return _read(FORMATS[cfg.format].ratings, key, cfg, data, but)
+
+
+def _read(
+    parse: Callable[[Any, SeedFileConfig], list[Seed]],
+    key: str,
+    cfg: SeedFileConfig,
+    data: DataConfig,
+    but: Collection[str],
+) -> Seeds[Seed]:
+    """Raises `ConfigError` for a file that can't be read or holds too little, and `DataError` for a row."""
+    skipped = Skipped()
+    path = Path(str(cfg.path))
+    rows = rows_of(path, f"{key}.path")
+    read = collect(rows, lambda row: parse(row, cfg), on_error=data.on_error, skipped=skipped)
+    kept = list(_kept(read, data.max_characters, skipped))
+    # The smallest ids: a choice that is arbitrary, and that neither a seed nor `but` changes.
+    apart = set(sorted({seed.prompt_id for _, seed in kept})[: cfg.held_out])
+    train = [seed for _, seed in kept if seed.prompt_id not in apart and seed.prompt_id not in but]
+    for place, seed in kept:
+        if seed.prompt_id in but:
+            skipped.add("is a prompt that is kept to measure by", place)
+    if kept and len(apart) == len({seed.prompt_id for _, seed in kept}):
+        remedy = f"the file has {len(apart)} prompts, and none would be left to learn from; hold out fewer"
+        raise ConfigError(f"{key}.held_out", cfg.held_out, remedy)
+    if not train:
+        remedy = f"nothing to learn from is left of {len(read)} answers; name another file"
+        raise ConfigError(f"{key}.path", path, remedy)
+    held_out = [seed for _, seed in kept if seed.prompt_id in apart and seed.prompt_id not in but]
+    return Seeds(train, held_out, skipped)
+
+
+def _kept(read: Iterable[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:
+    known: set[tuple[str, str]] = set()
+    for place, seed in read:
+        if max(len(seed.prompt), len(seed.response)) > most:
+            skipped.add(too_long(most), place)
+        elif (seed.prompt_id, seed.response) in known:
+            skipped.add("is there already", place)
+        else:
+            known.add((seed.prompt_id, seed.response))
+            yield place, seed

@@ -1,0 +1,155 @@
+"""What resembles, leaks, is personal or foreign is found; what merely looks like it is left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfreward.hygiene.clusters import embedding_metrics
+from selfreward.hygiene.contamination import find_leaks
+from selfreward.hygiene.diversity import self_bleu
+from selfreward.hygiene.language import UNKNOWN, language
+from selfreward.hygiene.personal import find_personal, redact
+from selfreward.hygiene.similar import SimilarTexts, resemblance, triples
+
+WORDS = st.lists(
+    st.sampled_from(["one", "two", "three", "four", "five", "six", "seven", "eight"]), min_size=1, max_size=30
+)
+
+
+# Near duplicates
+
+
+@given(WORDS)
+def test_a_text_resembles_itself_entirely_whatever_its_case_and_marks(words: list[str]) -> None:
+    text = " ".join(words)
+    known = SimilarTexts(0.8)
+    known.add("first", text)
+    assert known.nearest(f"{text.upper()}!") == ("first", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "share"),
+    [
+        ("a b c d", "A b, c!", 1 / 2),
+        ("a b c d e", "b c d e f", 2 / 4),
+        ("a b c", "d e f", 0),
+        ("a b", "a b", 1),
+        ("a b", "a b c", 0),
+    ],
+)
+def test_resemblance_is_the_share_of_triples_in_common(one: str, other: str, share: float) -> None:
+    assert resemblance(triples(one), triples(other)) == share
+
+
+def test_the_text_that_resembles_most_is_found_and_none_below_the_threshold() -> None:
+    known = SimilarTexts(0.5)
+    known.add("cat", "Write a short story about a cat that learns to swim in the sea.")
+    known.add("dog", "Write a short story about a dog that learns to swim in the sea.")
+    known.add("tax", "Explain how taxes are worked out in a small town.")
+    nearest = known.nearest("Write a short story about a dog that learns to swim in a sea.")
+    assert nearest is not None
+    assert nearest[0] == "dog"
+    assert known.nearest("Name three rivers in Africa and say where they end.") is None
+
+
+# Contamination
+
+HELD_OUT = "Write a letter to the mayor in which you ask for a new bridge over the river near the old mill."
+
+
+@pytest.mark.parametrize(
+    ("planted", "how"),
+    [
+        (HELD_OUT.lower().replace(".", "!"), "is the same text"),
+        (
+            f"Here is a task that I was given. {HELD_OUT} Do it now, and then tell me all about it.",
+            'shares "write a letter',
+        ),
+        (HELD_OUT.replace("mayor", "Mayor of the town"), "shares"),
+    ],
+)
+def test_a_planted_prompt_is_found(planted: str, how: str) -> None:
+    texts = {"fine": "Name a colour that is not red.", "planted": planted}
+    leaks = find_leaks(texts, {"held_out": [HELD_OUT]}, 13, 0.8)
+    assert list(leaks) == ["planted"]
+    leak = leaks["planted"]
+    assert (leak.text, leak.evaluation, leak.evaluated) == (planted, "held_out", HELD_OUT)
+    assert leak.how.startswith(how)
+
+
+def test_an_evaluation_s_short_text_counts_where_it_stands_in_a_prompt_but_two_words_do_not() -> None:
+    texts = ["Name five animals that can fly.", "Tell me."]
+    asked = {"a": "Please, now: name five animals that can fly, and say how.", "b": "Tell me why the sky is blue."}
+    leaks = find_leaks(asked, {"held_out": texts}, 13, 0.8)
+    assert {place: leak.evaluated for place, leak in leaks.items()} == {"a": texts[0]}
+    assert find_leaks({"c": "tell me"}, {"held_out": texts}, 13, 0.8)
+
+
+def test_of_templated_prompts_equal_ones_alone_count() -> None:
+    near = HELD_OUT.replace("mayor", "king")
+    assert list(find_leaks({"near": near, "equal": HELD_OUT}, {"held_out": [HELD_OUT]}, None, None)) == ["equal"]
+
+
+# Personal data
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Write to ann.b@example.com today.", "Write to [e-mail] today."),
+        ("Call +44 20 7946 0958 or (212) 555-0187.", "Call [phone] or [phone]."),
+        ("Card 4111 1111 1111 1111 was charged.", "Card [card] was charged."),
+        ("She lives at 12 Oak Street, Springfield, IL 62704 now.", "She lives at [address] now."),
+        ("He lives at 10 Downing Street, London SW1A 2AA now.", "He lives at [address] now."),
+    ],
+)
+def test_personal_data_is_redacted(text: str, expected: str) -> None:
+    assert redact(text, find_personal(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In 1990 there were 1234567890 of them, 3.14159 a day.",
+        "Add 4111 and 1111, then multiply by 16.",
+        "A card number such as 4111 1111 1111 1112 fails its check.",
+        "Walk down the street at 5.",
+        "",
+    ],
+)
+def test_numbers_that_are_none_of_it_stay(text: str) -> None:
+    assert find_personal(text) == []
+
+
+# Language
+
+
+def test_the_language_of_a_text_and_of_too_little_of_one() -> None:
+    assert language("Write a short story about a cat that learns to swim.") == "en"
+    assert language("Schreibe eine kurze Geschichte über eine Katze, die schwimmen lernt.") == "de"
+    assert language("2 + 2?") == UNKNOWN
+
+
+# Diversity
+
+
+def test_self_bleu_is_one_for_copies_and_near_zero_for_texts_without_a_word_in_common() -> None:
+    copy = "the cat sat on the mat and looked at me"
+    assert self_bleu([copy] * 3) == pytest.approx(1.0)
+    assert self_bleu(["a b c d e f", "g h i j k l", "m n o p q r"]) < 0.05
+    assert self_bleu([copy]) == 0.0
+
+
+def test_embeddings_of_copies_are_not_apart(tiny_model: object) -> None:
+    texts = [
+        f"Prompt number {i} about {word}."
+        for i, word in enumerate(["sea", "sky", "sun", "tea", "cat", "dog", "pie", "map"])
+    ]
+    same = embedding_metrics(["One text."] * 8, str(tiny_model))
+    other = embedding_metrics(texts, str(tiny_model))
+    assert same["mean_distance"] == pytest.approx(0.0, abs=1e-5)
+    assert other["mean_distance"] > 0
+    assert 0 <= other["cluster_evenness"] <= 1
+    assert embedding_metrics(texts[:7], str(tiny_model)) == {}

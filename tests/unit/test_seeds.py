@@ -1,0 +1,357 @@
+"""What people wrote is read from the forms that data sets have; what can't be used is named by its line, or counted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfreward.config import DataConfig, SeedFileConfig
+from selfreward.errors import ConfigError
+from selfreward.records import Demonstration, Rating, prompt_id
+from selfreward.rows import DataError
+from selfreward.seeds.read import Seeds, read_demonstrations, read_ratings
+
+GOOD = {"prompt": "Name a colour.", "response": "Red.", "score": 4}
+
+
+def jsonl(folder: Path, *rows: Any) -> Path:
+    path = folder / "people.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def demonstrations(path: Path, on_error: str = "raise", **reading: Any) -> Seeds[Demonstration]:
+    return read_demonstrations("tuning.demonstrations", SeedFileConfig(str(path), **reading), DataConfig(on_error))
+
+
+def ratings(path: Path, on_error: str = "raise", **reading: Any) -> Seeds[Rating]:
+    return read_ratings("tuning.ratings", SeedFileConfig(str(path), **reading), DataConfig(on_error))
+
+
+def scores(seeds: Seeds[Rating]) -> dict[str, float]:
+    return {rating.response: rating.score for rating in seeds.train}
+
+
+# Forms
+
+
+def test_columns_by_any_name_in_jsonl_gzip_and_parquet(tmp_path: Path) -> None:
+    rows = [{"q": f"Question {i}?", "a": f"Answer {i}.", "grade": i} for i in range(3)]
+    reading = {"prompt_column": "q", "response_column": "a", "score_column": "grade", "highest_score": 2.0}
+    plain = jsonl(tmp_path, *rows)
+    packed = tmp_path / "people.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    table = tmp_path / "people.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    for path in (plain, packed, table):
+        assert scores(ratings(path, **reading)) == {"Answer 0.": 0, "Answer 1.": 2.5, "Answer 2.": 5}
+        found = demonstrations(path, **reading).train
+        assert found[1] == Demonstration(prompt_id("Question 1?"), "Question 1?", "Answer 1.")
+
+
+def test_groups_of_graded_answers_and_of_ranked_ones(tmp_path: Path) -> None:
+    reading = {"format": "groups", "response_column": "text"}
+    graded = [{"text": "Red.", "quality": 1.0}, {"text": "A stone.", "quality": 0.25}]
+    path = jsonl(tmp_path, {"prompt": "Name a colour.", "responses": graded})
+    found = ratings(path, **reading, score_column="quality", highest_score=1.0)
+    assert scores(found) == {"Red.": 5.0, "A stone.": 1.25}
+    ranked = [{"text": "Blue?", "rank": 1}, {"text": "Red.", "rank": 0}, {"text": "A stone.", "rank": 2}]
+    path = jsonl(tmp_path, {"prompt": "Name a colour.", "responses": ranked})
+    assert scores(ratings(path, **reading)) == {"Red.": 5.0, "Blue?": 2.5, "A stone.": 0.0}
+    assert demonstrations(path, **reading).train[0].response == "Red."
+
+
+def test_a_conversation_so_far_is_a_prompt(tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Red."},
+        {"role": "user", "content": "Another."},
+    ]
+    path = jsonl(tmp_path, {"messages": messages, "response": "Blue."}, {"messages": messages[:1], "response": "Red."})
+    found = demonstrations(path, prompt_column="messages").train
+    assert [seed.prompt for seed in found] == [
+        "User: Name a colour.\n\nAssistant: Red.\n\nUser: Another.",
+        "Name a colour.",
+    ]
+
+
+def tree(replies: list[Any], **changes: Any) -> dict[str, Any]:
+    prompt = {"text": "Name a colour.", "role": "prompter", "lang": "en", "replies": replies}
+    return {"message_tree_id": "t", "prompt": prompt | changes}
+
+
+def reply(text: str, rank: int | None, **changes: Any) -> dict[str, Any]:
+    return {"text": text, "role": "assistant", "lang": "en", "rank": rank, "replies": []} | changes
+
+
+def test_message_trees_of_oasst(tmp_path: Path) -> None:
+    """English first turns: the best answer to learn from, all ranked ones to judge by."""
+    later = [{"text": "And another?", "role": "prompter", "lang": "en", "replies": [reply("Blue.", 0)]}]
+    path = jsonl(
+        tmp_path,
+        tree([reply("Red.", 0, replies=later), reply("Stone.", 1), reply("Rot.", 2, lang="de"), reply("?", None)]),
+        tree([reply("Rot.", 0)], lang="de", text="Nenne eine Farbe."),
+    )
+    assert [seed.response for seed in demonstrations(path, format="oasst").train] == ["Red."]
+    assert scores(ratings(path, format="oasst")) == {"Red.": 5.0, "Stone.": 0.0}
+
+
+def test_ultrafeedback(tmp_path: Path) -> None:
+    completions = [{"response": "Red.", "overall_score": 10}, {"response": "Stone.", "overall_score": 1}]
+    path = jsonl(tmp_path, {"instruction": "Name a colour.", "completions": completions})
+    assert scores(ratings(path, format="ultrafeedback")) == {"Red.": 5.0, "Stone.": 0.0}
+    assert demonstrations(path, format="ultrafeedback").train[0].response == "Red."
+
+
+def test_hh(tmp_path: Path) -> None:
+    def turn(answer: str) -> str:
+        return f"\n\nHuman: Name a colour.\n\nAssistant: {answer}"
+
+    longer = turn("Red.\n\nHuman: Another.\n\nAssistant: Blue.")
+    path = jsonl(tmp_path, {"chosen": turn("Red."), "rejected": turn("Stone.")}, {"chosen": longer, "rejected": longer})
+    assert scores(ratings(path, format="hh")) == {"Red.": 5.0, "Stone.": 0.0}
+    assert [seed.response for seed in demonstrations(path, format="hh").train] == ["Red."]
+
+
+# What can't be used
+
+MALFORMED: list[tuple[str, dict[str, Any], Any, str]] = [
+    ("not an object", {}, 7, "is a int, not an object"),
+    ("missing", {}, {"prompt": "Hi"}, "has no response"),
+    ("null", {}, GOOD | {"response": None}, "response is null"),
+    ("a number", {}, GOOD | {"response": 5}, "response is a int, not text"),
+    ("a list", {}, GOOD | {"response": ["a"]}, "response is a list, not text"),
+    ("empty", {}, GOOD | {"prompt": " \n"}, "prompt is empty"),
+    ("binary", {}, GOOD | {"response": "PK\x00\x04"}, "response is binary, not text"),
+    ("no score", {}, GOOD | {"score": "high"}, "score is no number"),
+    ("no number", {}, GOOD | {"score": float("nan")}, "score is no number"),
+    ("out of range", {}, GOOD | {"score": 6}, "a score is not between 0 and 5"),
+    (
+        "no answers",
+        {"format": "groups"},
+        {"prompt": "Hi", "responses": []},
+        "responses is no list with something in it",
+    ),
+    (
+        "a rank alone",
+        {"format": "groups"},
+        {"prompt": "Hi", "responses": [{"response": "Yes.", "rank": 0}]},
+        "has a rank without siblings",
+    ),
+    (
+        "ranks alike",
+        {"format": "groups"},
+        {"prompt": "Hi", "responses": [{"response": "a", "rank": 0}, {"response": "b", "rank": 0}]},
+        "ranks all answers alike",
+    ),
+    (
+        "turns of one person",
+        {},
+        GOOD | {"prompt": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]},
+        "its turns do not alternate between user and assistant, from user to user",
+    ),
+    ("a tree alone", {"format": "oasst"}, tree([reply("Red.", 0)]), "has a rank without siblings"),
+    (
+        "a tree that does not alternate",
+        {"format": "oasst"},
+        tree([reply("Red.", 0, role="prompter")]),
+        "its turns do not alternate: a message of prompter where one of assistant belongs",
+    ),
+    (
+        "an answer of a tree that is null",
+        {"format": "oasst"},
+        tree([None]),
+        "its turns do not alternate: a message of None where one of assistant belongs",
+    ),
+    ("no tree", {"format": "oasst"}, {"prompt": "Hi"}, "has no message tree under prompt"),
+    (
+        "a dialogue that does not alternate",
+        {"format": "hh"},
+        {"chosen": "\n\nHuman: a\n\nHuman: b", "rejected": "\n\nHuman: a\n\nAssistant: b"},
+        "its turns do not alternate between Human and Assistant",
+    ),
+    (
+        "a dialogue without a request",
+        {"format": "hh"},
+        {"chosen": "\n\nHuman: \n\nAssistant: b", "rejected": "\n\nHuman: \n\nAssistant: c"},
+        "its first request is empty",
+    ),
+    (
+        "a dialogue without an answer",
+        {"format": "hh"},
+        {"chosen": "\n\nHuman: a\n\nAssistant: ", "rejected": "\n\nHuman: a\n\nAssistant: b"},
+        "its answer is empty",
+    ),
+    (
+        "answers to two requests",
+        {"format": "hh"},
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
+        "chosen and rejected answer different requests",
+    ),
+    (
+        "a grade out of range",
+        {"format": "ultrafeedback"},
+        {"instruction": "Hi", "completions": [{"response": "a", "overall_score": 11}]},
+        "a score is not between 1 and 10",
+    ),
+]
+
+NOT_TAKEN: list[tuple[str, dict[str, Any], Any, str]] = [
+    ("another language", {"format": "oasst"}, tree([reply("Rot.", 0), reply("Blau.", 1)], lang="de"), "is not English"),
+    (
+        "no ranks",
+        {"format": "oasst"},
+        tree([reply("Red.", None), reply("Blue.", None)]),
+        "has no answer that is ranked",
+    ),
+    (
+        "several turns",
+        {"format": "hh"},
+        dict.fromkeys(("chosen", "rejected"), "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d"),
+        "is a dialogue of several turns",
+    ),
+]
+
+
+def good(reading: dict[str, Any]) -> dict[str, Any]:
+    """A row of this form that can be used."""
+    known = {
+        "groups": {"prompt": "Hi", "responses": [{"response": "a", "rank": 0}, {"response": "b", "rank": 1}]},
+        "oasst": tree([reply("Red.", 0), reply("Stone.", 1)]),
+        "hh": {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+        "ultrafeedback": {"instruction": "Hi", "completions": [{"response": "a", "overall_score": 5}]},
+    }
+    return known.get(reading.get("format", ""), GOOD)
+
+
+@pytest.mark.parametrize(("reading", "row", "wrong"), [case[1:] for case in MALFORMED], ids=[c[0] for c in MALFORMED])
+def test_a_row_that_can_not_be_used_stops_with_its_line_or_is_counted(
+    tmp_path: Path, reading: dict[str, Any], row: Any, wrong: str
+) -> None:
+    path = jsonl(tmp_path, good(reading), row)
+    with pytest.raises(DataError) as caught:
+        ratings(path, **reading)
+    remedy = "mend or remove it, or count such rows and go on: data.on_error=skip"
+    assert str(caught.value) == f"people.jsonl, line 2: {wrong}; {remedy}"
+    skipped = ratings(path, on_error="skip", **reading).skipped
+    assert (skipped.counts, skipped.first) == ({wrong: 1}, {wrong: "people.jsonl, line 2"})
+
+
+@pytest.mark.parametrize(("reading", "row", "why"), [case[1:] for case in NOT_TAKEN], ids=[c[0] for c in NOT_TAKEN])
+def test_a_sound_row_that_is_not_wanted_never_stops_and_is_counted(
+    tmp_path: Path, reading: dict[str, Any], row: Any, why: str
+) -> None:
+    (counted,) = ratings(jsonl(tmp_path, good(reading), row), **reading).skipped.counts.items()
+    assert counted[0].startswith(why) and counted[1] == 1
+
+
+PARQUET: list[tuple[str, Any, str]] = [
+    ("null", None, "prompt is null"),
+    ("empty", " ", "prompt is empty"),
+    ("turns of one person", [{"role": "assistant", "content": "a"}], "its turns do not alternate between user and "),
+    ("no turns", [], "prompt is no list with something in it"),
+]
+
+
+@pytest.mark.parametrize(("value", "wrong"), [case[1:] for case in PARQUET], ids=[case[0] for case in PARQUET])
+def test_rows_of_parquet_are_looked_at_like_lines(tmp_path: Path, value: Any, wrong: str) -> None:
+    path = tmp_path / "people.parquet"
+    first = [{"role": "user", "content": "Hi"}] if isinstance(value, list) else "Hi"
+    pq.write_table(pa.table({"prompt": [first, value], "response": ["Yes."] * 2, "score": [1, 2]}), path)
+    with pytest.raises(DataError, match=f"^people.parquet, row 2: {wrong}"):
+        ratings(path)
+    ((reason, count),) = ratings(path, on_error="skip").skipped.counts.items()
+    assert reason.startswith(wrong) and count == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"prompt": "Hi"', b"\xff\xfe", b'"\\ud800"'], ids=["cut off", "bytes", "half a pair"]
+)
+def test_a_line_that_is_no_json_text_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "people.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
+    with pytest.raises(DataError, match=r"^people.jsonl, line 3: is not JSON text; "):
+        ratings(path)
+    assert ratings(path, on_error="skip").skipped.counts == {"is not JSON text": 1}
+
+
+def test_binary_columns_of_parquet_are_named_by_their_row(tmp_path: Path) -> None:
+    path = tmp_path / "people.parquet"
+    pq.write_table(pa.table({"prompt": ["Hi"], "response": [b"\x00\x01"], "score": [1]}), path)
+    with pytest.raises(DataError, match=r"^people.parquet, row 1: response is binary, not text; "):
+        ratings(path)
+
+
+def test_what_is_there_twice_or_too_long_is_left_out_and_counted(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, GOOD, GOOD | {"prompt": " Name a colour. "}, GOOD | {"response": "x" * 30_000})
+    found = demonstrations(path)
+    assert len(found.train) == 1
+    assert found.skipped.counts == {"is there already": 1, "has more than 20000 characters": 1}
+    assert found.skipped.first["is there already"] == "people.jsonl, line 2"
+
+
+def test_prompts_to_measure_by_are_not_learned_from(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *(GOOD | {"prompt": f"Question {i}?"} for i in range(9)))
+    cfg = SeedFileConfig(str(path), held_out=3)
+    found = read_demonstrations("tuning.demonstrations", cfg, DataConfig(), but={prompt_id("Question 5?")})
+    apart = {seed.prompt_id for seed in found.held_out}
+    assert len(found.train) + len(found.held_out) == 8
+    everything = read_demonstrations("tuning.demonstrations", cfg, DataConfig())
+    assert apart <= {seed.prompt_id for seed in everything.held_out}  # what is left out moves nothing else
+    assert not apart & {seed.prompt_id for seed in found.train}
+    assert found.skipped.counts == {"is a prompt that is kept to measure by": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("nowhere.jsonl", r"^tuning.ratings.path=.*nowhere.jsonl: there is no such file \(looked in "),
+        ("people.csv", r"^tuning.ratings.path=.*people.csv: use a file that ends in .jsonl, .jsonl.gz, .parquet"),
+        ("people.parquet", r"^tuning.ratings.path=.*: is not a whole Parquet file "),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, name: str, wrong: str) -> None:
+    if name != "nowhere.jsonl":
+        (tmp_path / name).write_text("prompt,response\n")
+    with pytest.raises(ConfigError, match=wrong):
+        ratings(tmp_path / name)
+
+
+def test_more_prompts_held_out_than_there_are_is_an_error_that_says_how_many_there_are(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *(GOOD | {"prompt": f"Question {i}?"} for i in range(3)))
+    with pytest.raises(
+        ConfigError, match=r"^tuning.ratings.held_out=3: the file has 3 prompts, and none would be left"
+    ):
+        ratings(path, held_out=3)
+
+
+def test_a_file_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing to learn from is left of 0 answers; name another file"):
+        ratings(jsonl(tmp_path))
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the project's development data are not here")
+def test_the_data_of_oasst_are_read_whole() -> None:
+    answers = demonstrations(SHARED / "ift_oasst2_rank0.jsonl")
+    graded = ratings(
+        SHARED / "eft_oasst2_quality.jsonl",
+        format="groups",
+        response_column="text",
+        score_column="quality",
+        highest_score=1.0,
+    )
+    ranked = ratings(
+        SHARED / "oasst_en100_ranked.jsonl", format="groups", response_column="text", prompt_column="messages"
+    )
+    assert len(answers.train) + answers.skipped.counts["is there already"] == 696
+    assert len({rating.prompt_id for rating in graded.train}) == 735
+    assert len({rating.prompt_id for rating in ranked.train}) > 190
