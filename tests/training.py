@@ -216,7 +216,7 @@ def train_in_stage(
     work = Work(scratch / "policy", 0, recorder, NoMeter(), group)
     with trainable(folder, how.speed, how.train.lora) as (model, tokenizer):
         given = references(model, tokenizer, pairs, how.speed)
-        metrics = train_dpo(model, tokenizer, pairs, given, how, Start(equals_reference=True, seed=0), work)
+        metrics = train_dpo(model, tokenizer, pairs, given, how, Start(reference="itself", seed=0), work)
         return InStage(metrics, _adapter(model), work.total_cost().tokens, recorder.notes)
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 
 from selfreward.config import MemoryConfig, SpeedConfig, TrainConfig
@@ -21,11 +19,11 @@ from selfreward.errors import TrainingError
 from selfreward.group import ALONE
 from selfreward.models import TRAINED
 from selfreward.records import PreferencePair, ReferenceLogprobs
-from selfreward.store import Cost, Metrics, Work
-from selfreward.training.checkpoint import CheckpointCallback, newest_whole
+from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
 from selfreward.training.reference import check_parity
+from selfreward.training.session import fit
 from selfreward.training.trainer import PairTrainer
 
 _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
@@ -49,9 +47,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Start:
-    """What training begins from: whether the policy equals its reference, and the trainer's random seed."""
+    """What training begins from: what the reference is to the policy, and the trainer's random seed."""
 
-    equals_reference: bool
+    reference: Literal["itself", "base", "another"]
     seed: int
 
 
@@ -64,10 +62,7 @@ def make_trainer(
     seed: int,
     folder: Path,
 ) -> PairTrainer:
-    """A trainer over `pairs`, whose reference log-probabilities are given: no reference model is run or kept.
-
-    Raises `TrainingError` where nothing would be trained.
-    """
+    """A trainer over `pairs`, whose reference log-probabilities are given: no reference model is run or kept."""
     trainer = PairTrainer(
         model=model,
         args=_arguments(settings, seed, folder, model.device.type),
@@ -83,8 +78,6 @@ def make_trainer(
     trainer.note = lambda _: None
     trainer.group = ALONE
     trainer.splits = not LOSSES[settings.train.loss].couples_pairs
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
     return trainer
 
 
@@ -100,33 +93,20 @@ def train_dpo(
     """Train the adapter in place, resuming from the last checkpoint that can be trusted.
 
     Raises `TrainingError` where the references are not what training computes, where the first loss shows that policy
-    and reference differ though they should not, or where the adapter did not change.
+    and reference differ though they should not, and where `fit` does.
     """
-    resumed = work.group.share(lambda: newest_whole(work.scratch))
     trainer = make_trainer(model, tokenizer, pairs, references, settings, start.seed, work.scratch)
-    trainer.note = work.note
-    trainer.group = work.group
-    if work.group.leads:  # the processes hold the same adapter after every step: one keeps account, and checkpoints
-        work.earlier += resumed[1] if resumed else Cost()
-        trainer.add_callback(CheckpointCallback(settings.memory.checkpoint_seconds, lambda: work.cost))
-        trainer.add_callback(_Progress(work))
-    before = _snapshot(model)
     with fast_forward(model.get_base_model(), settings.speed):
         model.eval()
-        with nullcontext() if start.equals_reference else model.disable_adapter():
-            parity = check_parity(model, tokenizer, pairs, references)
-        if settings.preflight:
-            trainer.preflight()
-        trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
+        parity = None  # another adapter is not in memory now
+        if start.reference != "another":
+            with nullcontext() if start.reference == "itself" else model.disable_adapter():
+                parity = check_parity(model, tokenizer, pairs, references)
+        fit(trainer, model, work, settings.memory, preflight=settings.preflight)
     curve = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
-    exact = start.equals_reference and settings.train.lora.dropout == 0
+    exact = start.reference == "itself" and settings.train.lora.dropout == 0
     if exact and settings.train.loss in STARTS_AT_LN_2:
         check_start(curve[0]["loss"])
-    after = _snapshot(model)
-    if all(torch.equal(old, new) for old, new in zip(before, after, strict=True)):
-        raise TrainingError("training left the adapter as it was: raise train.learning_rate or train.epochs")
-    if len(set(work.group.gather(_sha256(after)))) > 1:
-        raise TrainingError("the processes came to different adapters: use devices of one kind, or launch=single")
     return {
         "pairs": len(pairs),
         "steps": trainer.state.global_step,
@@ -189,39 +169,3 @@ def _dataset(pairs: Sequence[PreferencePair], references: Sequence[ReferenceLogp
             "ref_rejected_logps": [math.fsum(reference.rejected) for reference in ordered],
         }
     )
-
-
-def _snapshot(model: PeftModel) -> list[torch.Tensor]:
-    return [parameter.detach().to("cpu", copy=True) for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _sha256(tensors: Sequence[torch.Tensor]) -> str:
-    return hashlib.sha256(
-        b"".join(tensor.flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors)
-    ).hexdigest()
-
-
-class _Progress(TrainerCallback):
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._steps = 0
-        self._tokens = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._steps = state.global_step
-        self._work.plan(state.max_steps, "steps")
-        self._work.advance(state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if logs and "num_tokens" in logs:
-            self._work.advance(state.global_step - self._steps, round(logs["num_tokens"] - self._tokens))
-            self._steps, self._tokens = state.global_step, logs["num_tokens"]

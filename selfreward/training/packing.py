@@ -72,7 +72,7 @@ def packed_attention(kernel: Kernel) -> Any:
         keys, values = key_1KND[0].split(sizes, 1), value_1KND[0].split(sizes, 1)
         outputs: list[Tensor] = []
         for i in range(len(packing.bounds)):
-            for answer in (1, 2):
+            for answer in (1, 2) if sizes[3 * i + 2] else (1,):  # of a text alone nothing is rejected
                 key_KMD, value_KME = (torch.cat([parts[3 * i], parts[3 * i + answer]], 1) for parts in (keys, values))
                 outputs.append(kernel(queries[2 * i + answer - 1], key_KMD, value_KME, scaling))
         return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous(), None

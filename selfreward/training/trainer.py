@@ -1,165 +1,36 @@
-"""trl's trainer on pairs that are token ids already, with a micro-batch that gives way when memory runs out."""
+"""trl's DPO trainer on pairs that are token ids already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from selfreward.cap import check_resident, is_out_of_memory, release
-from selfreward.errors import OutOfMemoryError
-from selfreward.group import Group
-from selfreward.store import derive_seed
-
-Batch = dict[str, Tensor]
+from selfreward.training.micro_batches import Batch, MicroBatches
 
 
-class PairTrainer(DPOTrainer):
-    """Takes each optimiser step on all its pairs, in micro-batches whose size does not change the result.
+class PairTrainer(MicroBatches, DPOTrainer):
+    """Examples are pairs: trl's rows are all chosen, then all rejected."""
 
-    trl is handed the whole batch of a step, and its loss is called on a micro-batch at a time, weighted by its share
-    of the pairs. When memory runs out, the micro-batch is halved and the step is taken again from its beginning.
+    example = "pair"
 
-    Each process of `group` is handed the same batch and takes its share of the pairs. Their gradients are added up once
-    a step, so that no process need know how another cuts its share, or whether it has one.
+    def count(self, batch: Batch) -> int:
+        """Half the rows."""
+        return len(batch["input_ids"]) // 2
 
-    Set after construction: `micro_batch` (pairs), `ram_gb` (GiB of main memory, or None), `splits` (False for losses
-    that compare the pairs of a batch), `note` (told of each halving), `group`.
-    """
+    def cut(self, batch: Batch, taken: Sequence[int], size: int) -> Iterator[Batch]:
+        """Cut to their longest row too."""
+        pairs = self.count(batch)
+        for start in range(0, len(taken), size):
+            chosen = torch.tensor(taken[start : start + size], device=batch["input_ids"].device)
+            rows = torch.cat([chosen, chosen + pairs])
+            length = int(batch["attention_mask"][rows].sum(-1).max())
+            yield {
+                name: values[chosen] if values.ndim == 1 else values[rows, :length] for name, values in batch.items()
+            }
 
-    micro_batch: int
-    ram_gb: float | None
-    splits: bool
-    note: Callable[[str], None]
-    group: Group
-
-    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
-        return dataset
-
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> Tensor:
-        """The gradient of a whole step's mean loss, accumulated. Returns that loss, detached."""
-        model.train()
-        inputs = self._prepare_inputs(inputs)  # pyright: ignore[reportAssignmentType]
-        if self.group.size > 1:  # dropout is another in each process, and the same again after a checkpoint
-            torch.manual_seed(derive_seed(self.args.seed, self.state.global_step, self.group.rank))
-        random, tokens = _random_state(), self._total_train_tokens
-        while True:
-            try:
-                loss, pairs = self._accumulate(model, inputs)
-                break
-            except (OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-            # Past the handler, or the error's traceback would hold on to the tensors of the failed step.
-            model.zero_grad()
-            self._metrics["train"].clear()
-            self._total_train_tokens = tokens
-            release()
-            self._halve(reason)
-            _restore_random_state(random)
-        return self._add_up(model, loss, pairs, tokens) if self.group.size > 1 else loss
-
-    def preflight(self) -> None:
-        """Run the longest batch forward and backward and forget it, so that what fails fails at once."""
-        if self.args.gradient_checkpointing:  # transformers switches it on in `train`
-            how = self.args.gradient_checkpointing_kwargs
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)  # pyright: ignore
-        rows = sorted(self.train_dataset, key=_tokens, reverse=True)  # pyright: ignore
-        random = _random_state()
-        self.training_step(self.model, self.data_collator(rows[: self.args.per_device_train_batch_size]))  # pyright: ignore
-        self.model.zero_grad()  # pyright: ignore[reportOptionalMemberAccess]
-        self._metrics["train"].clear()
-        self._total_train_tokens = 0
-        _restore_random_state(random)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write none: a checkpoint lives for minutes."""
-
-    def _accumulate(self, model: Any, inputs: Batch) -> tuple[Tensor, int]:
-        """The part of the step's gradient and loss that is this process's, and its number of pairs."""
-        pairs = _pair_count(inputs)
-        total = torch.zeros((), device=self.args.device)
-        counts: list[int] = []
-        for micro_batch in _split(inputs, self.group.mine(range(pairs)), self.micro_batch):
-            counts.append(_pair_count(micro_batch))
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(model, micro_batch) * (_pair_count(micro_batch) / pairs)
-            check_resident(self.ram_gb)  # the activations of a micro-batch are all there now
-            self.accelerator.backward(loss)
-            total += loss.detach()
-        if counts:
-            self._merge_metrics(counts)
-        return total, sum(counts)
-
-    def _add_up(self, model: Any, loss: Tensor, pairs: int, tokens_before: int) -> Tensor:
-        """Make of this process's gradient, metrics and loss those of the whole step."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            if parameter.grad is None:  # fewer pairs than processes
-                parameter.grad = torch.zeros_like(parameter)
-        self.group.sum([parameter.grad for parameter in trained])
-        metrics = self._metrics["train"]
-        own = {name: values.pop() for name, values in metrics.items() if name != "num_tokens"} if pairs else {}
-        shares = self.group.gather((pairs, own, self._total_train_tokens - tokens_before, loss.item()))
-        counts, parts, tokens, losses = zip(*[share for share in shares if share[0]], strict=True)
-        self._total_train_tokens = tokens_before + sum(tokens)
-        metrics["num_tokens"] = [self._total_train_tokens]
-        for name in parts[0]:
-            metrics[name].append(_mean(counts, [part[name] for part in parts]))
-        return loss.new_tensor(sum(losses))
-
-    def _merge_metrics(self, counts: list[int]) -> None:
-        """One value for the step in place of one a micro-batch, each weighted by its pairs as the loss is."""
-        for name, values in self._metrics["train"].items():
-            parts = values[-len(counts) :]
-            if len(parts) == len(counts) and name != "num_tokens":
-                values[-len(counts) :] = [_mean(counts, parts)]
-
-    def _halve(self, reason: str) -> None:
-        if self.micro_batch == 1 or not self.splits:
-            least = "one pair at a time is" if self.splits else "this loss needs its whole batch at once, which is"
-            raise OutOfMemoryError(
-                f"memory ran out in training ({reason}): {least} too much; set memory.gradient_checkpointing=true, "
-                "lower sampling.max_new_tokens, or allow more memory"
-            )
-        self.micro_batch = (self.micro_batch + 1) // 2
-        self.note(f"memory ran out ({reason}): the step is taken again with micro-batches of {self.micro_batch}")
-
-
-def _split(inputs: Batch, taken: Sequence[int], size: int) -> Iterator[Batch]:
-    """The pairs `taken` in micro-batches of `size`, cut to their longest row.
-
-    trl's rows are all chosen, then all rejected.
-    """
-    pairs = _pair_count(inputs)
-    for start in range(0, len(taken), size):
-        chosen = torch.tensor(taken[start : start + size], device=inputs["input_ids"].device)
-        rows = torch.cat([chosen, chosen + pairs])
-        length = int(inputs["attention_mask"][rows].sum(-1).max())
-        yield {name: values[chosen] if values.ndim == 1 else values[rows, :length] for name, values in inputs.items()}
-
-
-def _mean(counts: Sequence[int], values: Sequence[float]) -> float:
-    return sum(n * value for n, value in zip(counts, values, strict=True)) / sum(counts)
-
-
-def _pair_count(batch: Batch) -> int:
-    return len(batch["input_ids"]) // 2
-
-
-def _tokens(row: dict[str, Any]) -> int:
-    return len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])
-
-
-def _random_state() -> tuple[Tensor, list[Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-
-
-def _restore_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+    def tokens(self, row: dict[str, Any]) -> int:
+        """The prompt counts once."""
+        return len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"])

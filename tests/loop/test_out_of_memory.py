@@ -133,7 +133,7 @@ def test_resident_memory_is_checked_where_all_activations_of_a_micro_batch_are_t
             raise OutOfMemoryError(f"memory.ram_gb={ram_gb:g}: the process holds too much")
 
     monkeypatch.setattr(PairTrainer, "compute_loss", compute_loss)
-    monkeypatch.setattr("selfreward.training.trainer.check_resident", check)
+    monkeypatch.setattr("selfreward.training.micro_batches.check_resident", check)
     limited = settings(train_config(), micro_batch=2, memory=MemoryConfig(ram_gb=9))
     found = train_in_stage(tiny_model, EIGHT_PAIRS, tmp_path, limited)
     micro_batch = ["forward", "check", "backward"]

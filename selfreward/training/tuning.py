@@ -1,0 +1,202 @@
+"""Supervised tuning on what people wrote, through trl's SFTTrainer: answers word for word, and scores of answers.
+
+The loss is the mean over examples of the mean over an example's completion, so that a score of one token weighs as much
+as an answer of a hundred. Nothing is learned from a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PrinterCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from selfreward.config import MemoryConfig, SpeedConfig, TuningConfig
+from selfreward.group import ALONE
+from selfreward.head import Head, mean_row, score_tokens
+from selfreward.models import TRAINED
+from selfreward.store import Metrics, Work
+from selfreward.training.forward import can_pack, packed_states
+from selfreward.training.micro_batches import Batch, MicroBatches
+from selfreward.training.packing import PACKED_ATTENTION, pack
+from selfreward.training.session import fit
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its completion. The last token is `other_id` instead with the probability `other_weight`."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    other_id: int = 0
+    other_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """What is learned how, and how the work is cut to fit the memory. `preflight` tries the longest step first."""
+
+    tuning: TuningConfig
+    memory: MemoryConfig
+    speed: SpeedConfig
+    micro_batch: int
+    gradient_checkpointing: bool
+    preflight: bool
+
+
+class ExampleTrainer(MicroBatches, SFTTrainer):
+    """Takes rows of `Example`, padded.
+
+    Set after construction: `packs`, whether a micro-batch is one row without padding, and `surprise`, from states and
+    tokens to the tokens' negative log-probabilities, in nats.
+    """
+
+    packs: bool
+    surprise: Callable[[Tensor, Tensor], Tensor]
+
+    def count(self, batch: Batch) -> int:
+        """The rows."""
+        return len(batch["input_ids"])
+
+    def cut(self, batch: Batch, taken: Sequence[int], size: int) -> Iterator[Batch]:
+        """Cut to their longest row too."""
+        for start in range(0, len(taken), size):
+            rows = torch.tensor(taken[start : start + size], device=batch["input_ids"].device)
+            length = int((batch["prompt_lengths"] + batch["completion_lengths"])[rows].max())
+            yield {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in batch.items()}
+
+    def tokens(self, row: dict[str, Any]) -> int:
+        """Prompt and completion."""
+        return len(row["prompt_ids"]) + len(row["completion_ids"])
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The mean loss of the examples; what it is for answers and for scores goes to the metrics."""
+        prompts, completions = inputs["prompt_lengths"].tolist(), inputs["completion_lengths"].tolist()
+        lengths = list(zip(prompts, completions, strict=True))
+        states = _packed_states if self.packs else _padded_states
+        states_TH = states(model.get_base_model(), inputs["input_ids"], lengths)
+        target_T = torch.cat([row[p : p + c] for row, (p, c) in zip(inputs["input_ids"], lengths, strict=True)])
+        loss_E = torch.stack([part.mean() for part in self.surprise(states_TH, target_T).split(completions)])
+        last_E = torch.tensor(completions, device=states_TH.device).cumsum(0) - 1
+        weight_E = inputs["other_weights"]
+        if weight_E.any():
+            other_E = self.surprise(states_TH[last_E], inputs["other_ids"])
+            loss_E = (1 - weight_E) * loss_E + weight_E * other_E
+        self._total_train_tokens += sum(prompts) + sum(completions)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        return loss_E.mean()
+
+
+def tune(
+    model: PeftModel,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    settings: TuningSettings,
+    seed: int,
+    work: Work,
+) -> Metrics:
+    """Train the adapter in place on examples in the order that the seed gives. Raises as `session.fit` does."""
+    tuning = settings.tuning
+    trainer = ExampleTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(work.scratch),
+            learning_rate=tuning.learning_rate,
+            lr_scheduler_type=tuning.schedule,
+            warmup_steps=tuning.warmup_ratio,
+            weight_decay=tuning.weight_decay,
+            max_grad_norm=tuning.max_grad_norm,
+            num_train_epochs=tuning.epochs,
+            per_device_train_batch_size=tuning.batch_size,  # `MicroBatches` cuts it
+            gradient_checkpointing=settings.gradient_checkpointing,
+            remove_unused_columns=False,
+            seed=seed,
+            bf16=False,  # the base is loaded in its dtype and the adapter in float32: autocast would add nothing
+            use_cpu=model.device.type == "cpu",
+            dataloader_pin_memory=model.device.type == "cuda",
+            save_strategy="no",  # `CheckpointCallback` decides
+            logging_steps=1,
+            report_to=[],
+            disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        data_collator=_collate,
+        train_dataset=Dataset.from_list([vars(example) for example in examples]),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    model.set_adapter(TRAINED)
+    trainer.micro_batch, trainer.ram_gb, trainer.splits, trainer.group = (
+        settings.micro_batch,
+        settings.memory.ram_gb,
+        True,
+        ALONE,
+    )
+    trainer.packs = settings.speed.share_prompt and can_pack(model.get_base_model())
+    head = Head(model.get_base_model())
+    trainer.surprise = partial(_surprise, head, mean_row(head.weight_VH))
+    with _attention(model.get_base_model(), packs=trainer.packs):
+        fit(trainer, model, work, settings.memory, preflight=settings.preflight)
+    curve = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "examples": len(examples),
+        "steps": trainer.state.global_step,
+        "micro_batch": trainer.micro_batch,
+        "loss": [entry["loss"] for entry in curve],
+        "gradient_norm": [entry["grad_norm"] for entry in curve],
+    }
+
+
+@contextmanager
+def _attention(model: Any, *, packs: bool) -> Iterator[None]:
+    kernel = model.config._attn_implementation
+    if packs:
+        model.set_attn_implementation(PACKED_ATTENTION[kernel])
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(kernel)
+
+
+def _collate(rows: Sequence[dict[str, Any]]) -> Batch:
+    ids = [torch.tensor(row["prompt_ids"] + row["completion_ids"]) for row in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "prompt_lengths": torch.tensor([len(row["prompt_ids"]) for row in rows]),
+        "completion_lengths": torch.tensor([len(row["completion_ids"]) for row in rows]),
+        "other_ids": torch.tensor([row["other_id"] for row in rows]),
+        "other_weights": torch.tensor([row["other_weight"] for row in rows]),
+    }
+
+
+def _packed_states(model: Any, ids_BL: Tensor, lengths: Sequence[tuple[int, int]]) -> Tensor:
+    """The states (T, hidden) that predict completion tokens, from one row without padding."""
+    ids_N = torch.cat([row[: p + c] for row, (p, c) in zip(ids_BL, lengths, strict=True)])
+    return packed_states(model, pack([(prompt, completion, 0) for prompt, completion in lengths]), ids_N)
+
+
+def _padded_states(model: Any, ids_BL: Tensor, lengths: Sequence[tuple[int, int]]) -> Tensor:
+    """The same from padded rows."""
+    ends_B1 = torch.tensor([[p + c] for p, c in lengths], device=ids_BL.device)
+    mask_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) < ends_B1
+    output = model.base_model(input_ids=ids_BL, attention_mask=mask_BL.long(), use_cache=False)
+    rows = zip(output.last_hidden_state, lengths, strict=True)
+    return torch.cat([row[p - 1 : p + c - 1] for row, (p, c) in rows])
+
+
+def _surprise(head: Head, mean_weight_H: Tensor, states_TH: Tensor, target_T: Tensor) -> Tensor:
+    if head.is_plain:
+        return -score_tokens(states_TH, head.weight_VH, target_T, mean_weight_H).log_probs_T
+    return -head.logits(states_TH).log_softmax(-1).gather(-1, target_T[:, None])[:, 0]
