@@ -1,68 +1,112 @@
 """The self-rewarding loop (arXiv 2401.10020), and nothing else: the one place that orders stages.
 
-Policy 0 is the base model. Iteration t lets policy t-1 answer prompts and judge its answers, and trains policy t on
-the pairs that come of it. A policy is evaluated on held-out prompts, with policy 0 as the judge and the opponent.
-Where an outside engine is named to judge or to evaluate, it judges in the policy's place. Before a policy answers, the
-engine is held against training.
+Policy 0 is the base model, or what becomes of it on documents and on what people wrote. Iteration t lets policy t-1
+answer prompts and judge its answers, and trains policy t on the pairs that come of it. A policy is evaluated on
+held-out prompts, with policy 0 as the judge and the opponent, or with a judge of its own. Where an outside engine is
+named to judge or to evaluate, it judges in the policy's place. Before a policy answers, the engine is held against
+training.
+
+Prompts come from a source, or are written by a policy that is shown some of the source's. None is asked that the gate
+does not let through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from selfreward.config import RunConfig
+from selfreward.errors import GenerationError
 from selfreward.model_files import ModelIdentity
-from selfreward.roles import Role, engine_settings
-from selfreward.stages.candidates import CANDIDATES, CandidatesIdentity, EngineIdentity
-from selfreward.stages.evaluate import EVALUATE, TEXTS, EvaluationIdentity
-from selfreward.stages.judgements import HELD_OUT_JUDGEMENTS, JUDGEMENTS, JudgementsIdentity, judgements_identity
-from selfreward.stages.pairs import PAIRS, PairsIdentity
-from selfreward.stages.parity import PARITY, ParityIdentity
+from selfreward.stages.agreement import AGREEMENT
+from selfreward.stages.candidates import CANDIDATES
+from selfreward.stages.chunks import CHUNKS
+from selfreward.stages.document_prompts import DOCUMENT_PROMPTS
+from selfreward.stages.evaluate import EVALUATE
+from selfreward.stages.gate import GATE
+from selfreward.stages.judgements import HELD_OUT_JUDGEMENTS, JUDGEMENTS
+from selfreward.stages.new_prompts import EVALUATION, NEW_PROMPTS
+from selfreward.stages.pairs import PAIRS
+from selfreward.stages.parity import PARITY
+from selfreward.stages.perplexity import IMITATION, PERPLEXITY
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
+from selfreward.stages.pretrain import PRETRAIN
 from selfreward.stages.prompts import PROMPTS, PromptsIdentity
+from selfreward.stages.proposals import PROPOSALS
 from selfreward.stages.references import REFERENCES, ReferencesIdentity
+from selfreward.stages.rephrasings import REPHRASINGS
+from selfreward.stages.seeds import DEMONSTRATIONS, RATINGS
+from selfreward.stages.settings import StageSettings
 from selfreward.stages.tools import Tools
-from selfreward.stages.train import TRAIN, PolicyIdentity
+from selfreward.stages.train import TRAIN
+from selfreward.stages.tune import GRADER, TUNE
 from selfreward.store import Artifact, Store
 
 Iteration = dict[str, Artifact]
 """The artifacts of one iteration, by the names that people browse them under."""
 
 
-def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[Iteration]:
+def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterator[Iteration]:
     """Make policy `cfg.iteration` exist.
 
-    Yields the artifacts of each iteration as it is done; those of iteration 0 are the evaluation of policy 0.
+    Yields the artifacts of each iteration as it is done; those of iteration 0 are the evaluation of policy 0, and what
+    it was tuned on.
     """
     stages = StageSettings(cfg)
     source = store.tools.pool.source
-    base = policy = store.run(SEED_POLICY, SeedPolicyIdentity(model))
+    model = store.run(SEED_POLICY, SeedPolicyIdentity(identity))
     held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
-    probe = store.run(PARITY, stages.parity, {"policy": base, "prompts": held_out})
+    people = _people(stages, store, held_out)
+    evaluated = {"held_out": held_out, **people}
+    probe = store.run(PARITY, stages.parity, {"policy": model, "prompts": held_out})
+    judge = _independent_judge(stages, store, model, evaluated)
+    documents = _documents(stages, store, model, evaluated)
+    seeds = _seeds(stages, store, evaluated, judge)
+    policy_0 = documents.get("pretrained", model)
+    if seeds:
+        policy_0 = store.run(TUNE, stages.tuning, {"policy": policy_0, **seeds}, cfg.seed)
+    parity = probe if policy_0 is model else store.run(PARITY, stages.parity, {"policy": policy_0, "probe": probe})
+    grader = judge.get("grader", policy_0)
 
     def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
         answers = store.run(CANDIDATES, stages.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
-        asked = {"candidates": answers, **stages.judging("evaluation", policy=base)}
+        asked = {"candidates": answers, **stages.judging("evaluation", policy=grader)}
         scores = store.run(HELD_OUT_JUDGEMENTS, stages.judgements("evaluation"), asked, cfg.seed)
         parents = {"candidates": answers, "judgements": scores}
         if baseline is not None:
-            parents |= {"baseline": baseline, **stages.judging("evaluation", judge=base)}
+            parents |= {"baseline": baseline, **stages.judging("evaluation", judge=grader)}
         report = store.run(EVALUATE, stages.evaluation, parents, cfg.seed)
-        return {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
+        made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
+        if "people" in people:
+            judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
+            made["agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
+        if "demonstrations_held_out" in people:
+            surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
+            made["imitation"] = store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
+        return made
 
-    first = evaluation(policy, None)
-    yield {"policy": policy, "parity": probe, **first}
+    first = evaluation(policy_0, None)
+    yield {**people, **judge, **documents, **seeds, "policy": policy_0, "parity": parity, **first}
+    policy = policy_0
+    written: list[Artifact] = []
     for t in range(1, cfg.iteration + 1):
-        prompts = store.run(PROMPTS, PromptsIdentity(source, t, cfg.prompts.per_iteration), seed=cfg.seed)
+        if cfg.generation.kind == "none":
+            made = {"source": store.run(PROMPTS, PromptsIdentity(source, t, cfg.prompts.per_iteration), seed=cfg.seed)}
+        elif cfg.generation.kind == "documents":
+            asked_about = {name: documents[name] for name in ("chunks", "rephrasings")}
+            made = {"source": store.run(DOCUMENT_PROMPTS, stages.document_prompts(t), asked_about, cfg.seed)}
+        else:
+            writer = policy if cfg.generation.writer == "current" else policy_0
+            made = _written(stages, store, t, writer, evaluated, written)
+            written.append(made["source"])
+        prompts = made["prompts"] = store.run(GATE, stages.gate, {"prompts": made["source"], **evaluated})
         candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
         asked = {"candidates": candidates, **stages.judging("judge", policy=policy)}
         judgements = store.run(JUDGEMENTS, stages.judgements("judge"), asked, cfg.seed)
         pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
-        made = {"prompts": prompts, "candidates": candidates, "judgements": judgements, "pairs": pairs}
-        basis = {"pairs": pairs, "policy": policy}
+        made |= {"candidates": candidates, "judgements": judgements, "pairs": pairs}
+        reference = policy if cfg.train.reference == "previous" else policy_0
+        basis = {"pairs": pairs, "policy": policy, "reference": reference}
         if cfg.train.reference_logprobs == "computed":
-            reference = policy if cfg.train.reference == "previous" else base
             basis["references"] = made["references"] = store.run(
                 REFERENCES, ReferencesIdentity(), {"pairs": pairs, "policy": reference}
             )
@@ -71,52 +115,99 @@ def loop(cfg: RunConfig, model: ModelIdentity, store: Store[Tools]) -> Iterator[
         yield made | evaluation(policy, first["held_out_candidates"])
 
 
-@dataclass(frozen=True)
-class StageSettings:
-    """What of the configuration each stage's artifact depends on."""
+def _people(stages: StageSettings, store: Store[Tools], held_out: Artifact) -> Iteration:
+    """What people wrote that nobody learns from: answers they rated, to hold the judge against, and answers they gave,
+    to see how likely a policy finds them."""
+    cfg, apart = stages.cfg, {"held_out": held_out}
+    found: Iteration = {}
+    if cfg.people.path:
+        found["people"] = store.run(RATINGS, stages.seeds("people", cfg.people), apart)
+    if cfg.tuning.demonstrations.path and cfg.tuning.demonstrations.held_out:
+        kept = stages.seeds("tuning.demonstrations", cfg.tuning.demonstrations, held_out=True)
+        found["demonstrations_held_out"] = store.run(DEMONSTRATIONS, kept, {**apart, **found})
+    return found
 
-    cfg: RunConfig
 
-    def engine(self, role: Role) -> EngineIdentity:
-        settings = engine_settings(self.cfg, role)
-        model = settings.model if settings.is_outside else None
-        return EngineIdentity(settings.kind, settings.merge_adapter, settings.tokenizer, model, settings.seeded)
+def _independent_judge(
+    stages: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
+) -> Iteration:
+    """A judge for evaluation alone, tuned on ratings from which no policy learns; empty where policy 0 judges."""
+    cfg = stages.cfg
+    if cfg.evaluation.judge != "independent":
+        return {}
+    kept = stages.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
+    ratings = store.run(RATINGS, kept, evaluated)
+    grader = store.run(GRADER, stages.grader, {"policy": model, "ratings": ratings}, cfg.seed)
+    return {"grader_ratings": ratings, "grader": grader}
 
-    def judging(self, role: Role, **policies: Artifact) -> dict[str, Artifact]:
-        """The policy that judges, as a parent; none where the engine of the role has a model of its own."""
-        return {} if engine_settings(self.cfg, role).is_outside else policies
 
-    @property
-    def parity(self) -> ParityIdentity:
-        return ParityIdentity(self.engine("sampling"), self.cfg.engine.parity_limit)
+def _documents(
+    stages: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
+) -> Iteration:
+    """Documents, what the model makes of them, what it becomes by learning from both, and how either is surprised by
+    those held out; empty where there are none."""
+    cfg = stages.cfg
+    if not cfg.documents.path:
+        return {}
+    chunks = store.run(CHUNKS, stages.chunks, {"policy": model, **evaluated})
+    learned = {
+        "chunks": chunks,
+        "rephrasings": store.run(REPHRASINGS, stages.rephrasings, {"chunks": chunks, "policy": model}, cfg.seed),
+    }
+    before = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": model}, cfg.seed)
+    made = {**learned, "base_perplexity": before}
+    if cfg.documents.most_tokens == 0:
+        return made
+    policy = store.run(PRETRAIN, stages.pretraining, {"policy": model, **learned}, cfg.seed)
+    after = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": policy}, cfg.seed)
+    return {**made, "pretrained": policy, "perplexity": after}
 
-    @property
-    def candidates(self) -> CandidatesIdentity:
-        s = self.cfg.sampling
-        return CandidatesIdentity(
-            s.n, s.temperature, s.top_p, s.max_new_tokens, s.max_prompt_tokens, s.shard_size, self.engine("sampling")
-        )
 
-    @property
-    def held_out_candidates(self) -> CandidatesIdentity:
-        s, e = self.cfg.sampling, self.cfg.evaluation
-        shard_size = 4 * s.shard_size  # one answer a prompt: a small batch is a slow one
-        return CandidatesIdentity(
-            1, e.temperature, e.top_p, e.max_new_tokens, s.max_prompt_tokens, shard_size, self.engine("sampling")
-        )
+def _seeds(
+    stages: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact], judge: Mapping[str, Artifact]
+) -> Iteration:
+    """What policy 0 is tuned on, without what it is evaluated on or an independent judge learned; empty where there is
+    nothing."""
+    tuning = stages.cfg.tuning
+    files = {"demonstrations": (DEMONSTRATIONS, tuning.demonstrations), "ratings": (RATINGS, tuning.ratings)}
+    apart = dict(evaluated)
+    if "grader_ratings" in judge:
+        apart["grader_ratings"] = judge["grader_ratings"]
+    return {
+        name: store.run(stage, stages.seeds(f"tuning.{name}", file), apart)
+        for name, (stage, file) in files.items()
+        if file.path
+    }
 
-    def judgements(self, role: Role) -> JudgementsIdentity:
-        return judgements_identity(self.cfg.judge, self.engine(role))
 
-    @property
-    def pairs(self) -> PairsIdentity:
-        return PairsIdentity(self.cfg.pairs)
+def _written(
+    stages: StageSettings,
+    store: Store[Tools],
+    iteration: int,
+    writer: Artifact,
+    evaluated: Mapping[str, Artifact],
+    earlier: list[Artifact],
+) -> Iteration:
+    """New prompts as `source`, and the rounds that made them, until the iteration has its number. None holds what is
+    evaluated, and none comes twice.
 
-    @property
-    def policy(self) -> PolicyIdentity:
-        return PolicyIdentity(self.cfg.train)
-
-    @property
-    def evaluation(self) -> EvaluationIdentity:
-        e = self.cfg.evaluation
-        return EvaluationIdentity(e.bootstrap_samples, e.confidence, TEXTS, self.engine("evaluation"))
+    Raises `GenerationError` where the rounds don't suffice.
+    """
+    cfg = stages.cfg
+    seeds = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
+    known = {"seeds": seeds, **{f"iteration_{t}": artifact for t, artifact in enumerate(earlier, start=1)}}
+    evaluations = {f"{EVALUATION}{name}": artifact for name, artifact in evaluated.items()}
+    rounds: Iteration = {}
+    for number in range(cfg.generation.rounds):
+        asked = {**known, "policy": writer}
+        proposals = store.run(PROPOSALS, stages.proposals(iteration, number), asked, cfg.seed)
+        kept = store.run(NEW_PROMPTS, stages.new_prompts, {**known, "proposals": proposals, **evaluations})
+        rounds[f"proposals_{number}"] = proposals
+        if kept.metrics["prompts"] == cfg.prompts.per_iteration:
+            return {**rounds, "source": kept}
+        known["kept"] = rounds[f"kept_{number}"] = kept
+    counts = ", ".join(f"{count} {reason}" for reason, count in known["kept"].metrics["left_out"].items())
+    raise GenerationError(
+        f"generation.rounds={cfg.generation.rounds}: {known['kept'].metrics['prompts']} of "
+        f"{cfg.prompts.per_iteration} new prompts were kept ({counts}); raise it, or loosen the limits of generation"
+    )

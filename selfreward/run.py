@@ -33,8 +33,8 @@ from selfreward.store import Store
 from selfreward.store.observer import Observer, Silent
 from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
-from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.run_folder import held, is_linked, link, linked, write_settings
+from selfreward.tracking.metrics import Iteration, objective
+from selfreward.tracking.run_folder import held, is_linked, link, linked, write_cards, write_settings
 from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
@@ -75,7 +75,7 @@ def _command(cfg: DictConfig) -> float:
 def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     """Make policy `cfg.iteration` exist and show what it came to, in this process or in others that it starts.
 
-    Returns its win rate over policy 0, for sweepers that look for the best settings.
+    Returns its win rate over policy 0 (see `objective`), for sweepers that look for the best settings.
     """
     pool = prepare(cfg)
     if cfg.launch.kind == "single":
@@ -84,7 +84,7 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     with held(folder):
         write_settings(folder, settings)
     launch(cfg.launch, folder)
-    return linked(folder, cfg.iteration, "evaluation").metrics["win_rate"]
+    return objective(linked(folder, cfg.iteration))
 
 
 def prepare(cfg: RunConfig) -> Pool:
@@ -92,7 +92,7 @@ def prepare(cfg: RunConfig) -> Pool:
     _quieten()
     check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
-    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
     check_folders(cfg)
     return pool
 
@@ -101,7 +101,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
     """Go through the loop, with the other processes of `group`. The first of them shows what it comes to."""
     if not group.leads:
         iterations = list(_steps(cfg, pool, Silent(), lambda _: None, group))
-        return iterations[-1]["evaluation"].metrics["win_rate"]
+        return objective(iterations[-1])
     with held(folder):
         console = RunConsole(folder / "run.log")
         try:
@@ -111,7 +111,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
             iterations = _mirror(cfg, settings, folder, console, steps)
         finally:
             console.close()
-    return iterations[-1]["evaluation"].metrics["win_rate"]
+    return objective(iterations[-1])
 
 
 def _steps(
@@ -154,6 +154,7 @@ def _mirror(
 
             title = f"{cfg.name}: policy {len(iterations) - 1}"
             write_report(report, title, settings, iterations, cfg.tracking.examples)
+        write_cards(folder, iterations)
         link(folder, iterations)
 
     try:
@@ -161,7 +162,7 @@ def _mirror(
         for number, iteration in enumerate(steps):
             iterations.append(iteration)
             console.iteration(number, iteration)
-            if console.computed and number:
+            if console.computed and (number or not cfg.iteration):
                 mirror()
             if number < cfg.iteration:
                 console.heading(number + 1, cfg.iteration)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.config import EngineConfig, LaunchConfig, RunConfig, artifacts_dir, schema_key
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, no_such_file
 
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
 _CHECKED = ("constraints", "reasoning")  # prompts that carry it
@@ -86,7 +86,7 @@ def _check_across(cfg: RunConfig) -> None:
             "or lower sampling.max_prompt_tokens or sampling.max_new_tokens",
         )
     if cfg.train.reference_logprobs == "recorded" and cfg.train.reference != "previous":
-        remedy = "none were recorded under the base model; set train.reference=previous, or computed"
+        remedy = "none were recorded under policy 0; set train.reference=previous, or computed"
         raise ConfigError("train.reference_logprobs", "recorded", remedy)
     if cfg.memory.micro_batch and cfg.memory.micro_batch > cfg.train.batch_size:
         remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
@@ -97,10 +97,67 @@ def _check_across(cfg: RunConfig) -> None:
     if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in _CHECKED and cfg.prompts.answer_column is None:
         remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(_CHECKED)}, or name "
         raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
+    _check_sources(cfg)
+    _check_people(cfg)
     if cfg.sampling.temperature == 0:
         raise ConfigError(
             "sampling.temperature", 0, "all candidates of a prompt would be the same; use a number above 0"
         )
+
+
+def _check_sources(cfg: RunConfig) -> None:
+    kind = cfg.generation.kind
+    if kind != "none" and cfg.prompts.kind in _CHECKED:
+        remedy = f"prompts={cfg.prompts.kind} draws its own without end; use generation=none, or other prompts"
+        raise ConfigError("generation.kind", kind, remedy)
+    if kind != "none" and cfg.judge.kind in _VERIFYING:
+        remedy = "what a policy writes carries nothing to check; use judge=expected, or generation=none"
+        raise ConfigError("judge.kind", cfg.judge.kind, remedy)
+    if kind == "documents" and not cfg.documents.path:
+        raise ConfigError("documents.path", None, "generation=documents asks about documents; name a folder or a file")
+    if kind == "documents" and "question_answer" not in cfg.documents.styles:
+        remedy = "generation=documents takes its questions from the style question_answer; add it"
+        raise ConfigError("documents.styles", cfg.documents.styles, remedy)
+    if cfg.documents.path and not Path(cfg.documents.path).exists():
+        raise no_such_file("documents.path", Path(cfg.documents.path))
+    if cfg.documents.path and cfg.documents.chunk_tokens >= cfg.tuning.max_length:
+        remedy = (
+            f"a chunk of documents.chunk_tokens={cfg.documents.chunk_tokens} would be left out; raise it above that"
+        )
+        raise ConfigError("tuning.max_length", cfg.tuning.max_length, remedy)
+
+
+def _check_people(cfg: RunConfig) -> None:
+    files = {
+        "tuning.demonstrations": cfg.tuning.demonstrations,
+        "tuning.ratings": cfg.tuning.ratings,
+        "people": cfg.people,
+    }
+    for key, file in files.items():
+        if file.path and not Path(file.path).is_file():
+            raise no_such_file(f"{key}.path", Path(file.path))
+        if file.highest_score <= file.lowest_score:
+            remedy = f"scores begin at {key}.lowest_score={file.lowest_score:g}; use a greater number"
+            raise ConfigError(f"{key}.highest_score", file.highest_score, remedy)
+    if cfg.people.held_out:
+        remedy = "all of people is there to measure by; leave it at 0"
+        raise ConfigError("people.held_out", cfg.people.held_out, remedy)
+    if cfg.people.path and cfg.judge.kind in _VERIFYING:
+        remedy = "answers that people rated carry nothing to check; leave people.path out, or use judge=expected"
+        raise ConfigError("judge.kind", cfg.judge.kind, remedy)
+    if cfg.evaluation.judge != "independent":
+        return
+    if not cfg.tuning.ratings.path or not cfg.tuning.ratings.held_out:
+        remedy = "it is tuned on ratings that are kept apart; name tuning.ratings.path and set tuning.ratings.held_out"
+        raise ConfigError("evaluation.judge", "independent", remedy)
+    if cfg.evaluation.engine:
+        remedy = "the independent judge runs on the run's own; leave it out"
+        raise ConfigError("evaluation.engine", cfg.evaluation.engine, remedy)
+    if cfg.judge.mode == "sampled":
+        remedy = (
+            "the independent judge learns score tokens alone; use judge.mode=expected, or evaluation.judge=policy_0"
+        )
+        raise ConfigError("judge.mode", cfg.judge.mode, remedy)
 
 
 def _check_launch(launch: LaunchConfig, device: str) -> None:

@@ -12,6 +12,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from selfreward.cap import CONTEXT_GIB, GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, ModelError
+from selfreward.generation import WAYS
 from selfreward.head import CHUNK_BYTES, FEW_BYTES
 from selfreward.memory.trace import Skeleton
 from selfreward.models import fresh_adapter
@@ -86,6 +87,11 @@ class Costs:
         new = self.cfg.sampling.max_new_tokens
         return [(self.cfg.train.max_length - new, new, new)] * self.cfg.train.batch_size
 
+    @property
+    def longest_examples(self) -> list[Lengths]:
+        """The same of a step that tunes policy 0, each example taken for a pair that rejects one token."""
+        return [(self.cfg.tuning.max_length - 1, 1, 1)] * self.cfg.tuning.batch_size
+
     @cached_property
     def fixed(self) -> Parts:
         """What is there in every phase."""
@@ -122,6 +128,12 @@ class Costs:
         ]
         if judge.mode == "sampled":
             kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
+        if self.cfg.generation.kind in WAYS:
+            shown = 2 * self.cfg.generation.examples * self.cfg.generation.most_words  # tokens, two a word
+            kinds.append(self._decoding(rows, shown + RUBRIC_TOKENS, self.cfg.generation.max_new_tokens, 1))
+        if self.cfg.documents.path:
+            told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
+            kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
         return max(kinds, key=lambda parts: sum(parts.values()))
 
     @property

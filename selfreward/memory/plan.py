@@ -66,7 +66,13 @@ class Plan:
     def check(self) -> None:
         """Raise `ConfigError` where the longest text that the settings allow would not fit."""
         self.fit_training(self.costs.longest_batch)
+        if self._cfg.tunes:
+            self._fit(self.costs.longest_examples, self._cfg.tuning.batch_size, couples=False)
         _ = self.sampling_rows, self.scoring_tokens
+
+    def fit_tuning(self, examples: Sequence[tuple[int, int]]) -> TrainingFit:
+        """The same for examples of these lengths (prompt, completion), each taken for a pair that rejects one token."""
+        return self._fit([(*lengths, 1) for lengths in examples], self._cfg.tuning.batch_size, couples=False)
 
     def fit_training(self, pairs: Sequence[Lengths]) -> TrainingFit:
         """Micro-batch and checkpointing for pairs of these lengths (prompt, chosen, rejected).
@@ -74,15 +80,19 @@ class Plan:
         Checkpointing is dearer than a small micro-batch, so it comes last; and past some thousand tokens a larger
         micro-batch is no faster.
         """
+        return self._fit(pairs, self._cfg.train.batch_size, couples=LOSSES[self._cfg.train.loss].couples_pairs)
+
+    def _fit(self, pairs: Sequence[Lengths], batch_size: int, *, couples: bool) -> TrainingFit:
         longest = sorted(pairs, key=sum, reverse=True)
-        *larger, smallest = self._micro_batches(longest)
+        step = min(batch_size, len(pairs))
+        *larger, smallest = [batch_size] if couples else self._micro_batches(longest, step)
         too_large: list[TrainingFit] = []
         for checkpointing in checkpointings(self._cfg.memory.gradient_checkpointing):
-            least = self._training_fit(longest, smallest, checkpointing=checkpointing)
+            least = self._training_fit(longest, smallest, step, checkpointing=checkpointing)
             if not self._holds(least.total):
                 too_large.append(least)
                 continue
-            fits = (self._training_fit(longest, size, checkpointing=checkpointing) for size in larger)
+            fits = (self._training_fit(longest, size, step, checkpointing=checkpointing) for size in larger)
             return next((fit for fit in fits if self._holds(fit.total)), least)
         raise self._refusal("training", min(fit.total for fit in too_large))
 
@@ -134,22 +144,17 @@ class Plan:
             raise ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"a vLLM server does not fit; {enough}")
         return min(left, concurrency * one)
 
-    def _micro_batches(self, longest: Sequence[Lengths]) -> list[int]:
+    def _micro_batches(self, longest: Sequence[Lengths], step: int) -> list[int]:
         """Sizes to try, the largest first."""
-        if LOSSES[self._cfg.train.loss].couples_pairs:
-            return [self._cfg.train.batch_size]
         if self._cfg.memory.micro_batch:
             return [self._cfg.memory.micro_batch]
         enough = max(_STEP_TOKENS[self._kind] // max(sum(longest[0]), 1), 1)
-        return list(range(min(self._step_pairs(longest), enough), 0, -1))
+        return list(range(min(step, enough), 0, -1))
 
-    def _training_fit(self, longest: Sequence[Lengths], size: int, *, checkpointing: bool) -> TrainingFit:
+    def _training_fit(self, longest: Sequence[Lengths], size: int, step: int, *, checkpointing: bool) -> TrainingFit:
         batch = [longest[i % len(longest)] for i in range(size)]
-        later = size < self._step_pairs(longest)
+        later = size < step
         return TrainingFit(size, checkpointing, self.costs.training(batch, checkpointing=checkpointing, later=later))
-
-    def _step_pairs(self, pairs: Sequence[Lengths]) -> int:
-        return min(self._cfg.train.batch_size, len(pairs))
 
     def _largest(self, phase: str, wanted: int | None, most: int, least: int, cost: Callable[[int], Parts]) -> int:
         for size in [wanted] if wanted else [n for n in (most, *halves(most)) if n > least] + [least]:

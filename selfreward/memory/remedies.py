@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from selfreward.cap import GIB
 from selfreward.config import RunConfig
-from selfreward.memory.costs import Costs
+from selfreward.memory.costs import Costs, Lengths
 from selfreward.training.losses import LOSSES
 
 LEAST_SCORED = 256
@@ -20,13 +21,20 @@ Change = dict[str, Any]
 
 def needed(costs: Costs) -> int:
     """Bytes that the whole run takes at the least, its settings being as they are."""
-    cfg, batch = costs.cfg, costs.longest_batch
-    size = len(batch) if LOSSES[cfg.train.loss].couples_pairs else cfg.memory.micro_batch or 1
-    wanted = cfg.memory.gradient_checkpointing
-    ways = [costs.training(batch[:size], checkpointing=way, later=size < len(batch)) for way in checkpointings(wanted)]
+    cfg, pairs = costs.cfg, costs.longest_batch
+    couples = LOSSES[cfg.train.loss].couples_pairs
+    trained = [_trained(costs, pairs, len(pairs) if couples else cfg.memory.micro_batch or 1)]
+    if cfg.tunes:
+        trained.append(_trained(costs, costs.longest_examples, cfg.memory.micro_batch or 1))
     sampling = costs.sampling(cfg.memory.sampling_rows or cfg.sampling.n)
     scoring = costs.scoring(cfg.memory.scoring_tokens or LEAST_SCORED)
-    return max(min(sum(way.values()) for way in ways), sum(sampling.values()), sum(scoring.values()))
+    return max(*trained, sum(sampling.values()), sum(scoring.values()))
+
+
+def _trained(costs: Costs, step: Sequence[Lengths], size: int) -> int:
+    ways = checkpointings(costs.cfg.memory.gradient_checkpointing)
+    parts = [costs.training(step[:size], checkpointing=way, later=size < len(step)) for way in ways]
+    return min(sum(part.values()) for part in parts)
 
 
 def checkpointings(wanted: bool | None) -> list[bool]:
@@ -77,8 +85,10 @@ def _groups(costs: Costs) -> list[list[Change]]:
     shortest = sampling.max_prompt_tokens + sampling.max_new_tokens
     lengths = sorted({max(train.max_length * part // 8, shortest) for part in range(1, 8)}, reverse=True)
     shorter = [{"train.max_length": length} for length in lengths if length < train.max_length]
+    longest = costs.cfg.tuning.max_length
+    examples = [{"tuning.max_length": longest * part // 8} for part in range(7, 0, -1)] if costs.cfg.tunes else []
     couples = LOSSES[train.loss].couples_pairs
-    return [group for group in (rows, tokens, [] if couples else smallest, shorter, quantised) if group]
+    return [group for group in (rows, tokens, [] if couples else smallest, examples, shorter, quantised) if group]
 
 
 def _changed(cfg: RunConfig, change: Change) -> RunConfig:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-
+from selfreward.hygiene.diversity import distinct_n
+from selfreward.intervals import bootstrap, length_controlled
 from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
@@ -28,14 +28,6 @@ class EvaluationIdentity(Identity):
     confidence: float
     texts: tuple[str, ...]
     engine: EngineIdentity
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A bootstrap confidence interval."""
-
-    low: float
-    high: float
 
 
 def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
@@ -79,7 +71,8 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
 
 
 def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: float, seed: int) -> Metrics:
-    """Win rate with its interval, whether anything was shown, and what the length of answers alone would have said.
+    """Win rate with its interval, whether anything was shown, what the length of answers alone would have said, and
+    what is left of the win rate at equal length.
 
     An answer wins where the judge's probability for it, averaged over both orders, is above one half.
     """
@@ -87,6 +80,8 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     longer_wins = [longer(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
     agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in comparisons]
     interval = bootstrap(wins, samples, confidence, seed)
+    longer_by = [comparison.tokens - comparison.baseline_tokens for comparison in comparisons]
+    controlled, around = length_controlled(wins, longer_by, samples, confidence, seed)
     return {
         "win_rate": fmean(wins),
         "win_rate_low": interval.low,
@@ -97,6 +92,9 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "ties": wins.count(0.5),
         "order_agreement": fmean(agreeing),
         "length_win_rate": fmean(longer_wins),
+        "controlled_win_rate": controlled,
+        "controlled_win_rate_low": around.low,
+        "controlled_win_rate_high": around.high,
     }
 
 
@@ -133,20 +131,6 @@ def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
     return groups
 
 
-def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: int) -> Interval:
-    """The percentile bootstrap interval of the mean (Efron and Tibshirani 1993, chapter 13)."""
-    generator = np.random.default_rng(seed)
-    drawn = generator.choice(np.asarray(values, dtype=np.float64), size=(samples, len(values)))
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high))
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words over all n-grams (Li et al., arXiv 1510.03055); 0 where there is none."""
-    grams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def _comparison(
     answer: Candidate, baseline: Candidate, score: float | None, preference: tuple[float, float]
 ) -> Comparison:
@@ -164,4 +148,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 3, evaluate)
+EVALUATE = Stage("evaluations", 4, evaluate)

@@ -13,7 +13,10 @@ from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 @dataclass(frozen=True)
 class PromptsIdentity(Identity):
-    """Which prompts of which source: those of an iteration, or, where it is None, those held out."""
+    """Which prompts of which source: those of an iteration, or, where it is None, those held out.
+
+    Iteration 0, without a number, is all that there are to train on.
+    """
 
     source: SourceIdentity
     iteration: int | None
@@ -23,12 +26,19 @@ class PromptsIdentity(Identity):
 def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Store the prompts themselves, so that later stages don't depend on the source."""
     pool = tools.pool
-    if config.iteration is None or config.per_iteration is None:
+    if config.iteration is None:
         prompts = pool.held_out
+    elif config.per_iteration is None:
+        prompts = pool.train
     else:
         prompts = pool.select(config.per_iteration, config.iteration, work.seed or 0)
     work.shards([prompts], list, Prompt)
-    return {"prompts": len(prompts), "pool": pool.size, "empty": pool.empty, "duplicates": pool.duplicates}
+    return {
+        "prompts": len(prompts),
+        "pool": pool.size,
+        "left_out": dict(pool.skipped.counts),
+        "first_left_out": pool.skipped.first,
+    }
 
 
-PROMPTS = Stage("prompts", 2, select_prompts)
+PROMPTS = Stage("prompts", 3, select_prompts)

@@ -34,6 +34,15 @@ class Tools:
     cfg: RunConfig
     say: Callable[[Any], None] = field(default=lambda _: None)
 
+    def seed_file(self, key: str) -> str | None:
+        """Where a file of what people wrote is."""
+        files = {
+            "tuning.demonstrations": self.cfg.tuning.demonstrations,
+            "tuning.ratings": self.cfg.tuning.ratings,
+            "people": self.cfg.people,
+        }
+        return files[key].path
+
     @property
     def memory(self) -> MemoryConfig:
         return self.cfg.memory
@@ -118,7 +127,7 @@ class Tools:
         return Host(self.cfg, self.model_folder, lambda: self.models, lambda: self.plan, self.say)
 
     def adapter(self, policy: Artifact) -> Adapter | None:
-        """A policy's adapter; None for policy 0, which is the base model."""
+        """A policy's adapter; None for one that is the base model."""
         if WEIGHTS not in policy.manifest.files:
             return None
         for name in (WEIGHTS, SETTINGS):

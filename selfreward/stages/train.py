@@ -19,7 +19,7 @@ class PolicyIdentity(Identity):
 
 
 def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Train on `parents["pairs"]`, starting from the adapter of `parents["policy"]`.
+    """Train on `parents["pairs"]`, starting from the adapter of `parents["policy"]`, held to `parents["reference"]`.
 
     `parents["references"]` has the reference log-probabilities; without it, those recorded with the pairs are taken.
     """
@@ -30,9 +30,9 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     pairs = parents["pairs"].read(PreferencePair)
     given = parents.get("references")
     references = given.read(ReferenceLogprobs) if given else recorded_references(pairs)
-    previous = tools.adapter(parents["policy"])
+    previous, reference = tools.adapter(parents["policy"]), tools.adapter(parents["reference"])
     start = Start(
-        equals_reference=previous is None or config.train.reference == "previous",
+        reference="itself" if previous == reference else "base" if reference is None else "another",
         seed=derive_seed(work.seed or 0, parents["pairs"].id) % 2**31,
     )
     fit = tools.plan.fit_training([(len(p.prompt_ids), len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
@@ -47,4 +47,4 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     return metrics
 
 
-TRAIN = Stage("policies", 2, train)
+TRAIN = Stage("policies", 3, train)

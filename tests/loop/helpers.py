@@ -43,7 +43,7 @@ class Recorder(Silent):
 
 
 def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]:
-    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
     tools = Tools(pool, Path(cfg.model.name), cfg)
     return Store(artifacts_dir(cfg), tools, recorder or Recorder())
 

@@ -43,7 +43,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("trian.beta=0.1", "did you mean train.beta?"),
         ("train.betta=0.1", "train.betta=...: there is no such key; did you mean train.beta?"),
         ("+train.gamma=0.1", "train.gamma=...: there is no such key"),
-        ("iteration=0", "iteration=0: use a number of at least 1"),
+        ("iteration=-1", "iteration=-1: use a number of at least 0"),
         ("iteration=three", "iteration=three: Value 'three' of type 'str' could not be converted to Integer"),
         ("sampling.n=-1", "sampling.n=-1: use a number of at least 2"),
         ("train.loss=dpoo", "train.loss=dpoo: use one of sigmoid"),
@@ -51,6 +51,9 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("train.max_length=100", "train.max_length=100: candidates may have 608 tokens"),
         ("prompts=file prompts.path=nowhere.jsonl", "prompts.path=nowhere.jsonl: there is no such file"),
         ("prompts=file prompts.path=empty.jsonl", "prompts.path=empty.jsonl: holds no prompt"),
+        ("tuning.ratings.path=nowhere.jsonl", "tuning.ratings.path=nowhere.jsonl: there is no such file"),
+        ("people.path=nowhere.jsonl", "people.path=nowhere.jsonl: there is no such file"),
+        ("documents.path=nowhere", "documents.path=nowhere: there is no such file"),
         (
             "prompts=file prompts.path=two.jsonl prompts.prompt_column=text",
             "prompts.prompt_column=text: two.jsonl has the columns question",
@@ -166,6 +169,22 @@ def test_a_stopped_run_says_so_and_goes_on(tiny_model: Path, tmp_path: Path, sen
 
 
 @pytest.mark.slow
+def test_policy_0_alone_leaves_a_report_and_links_at_the_first_run(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Say {n}.", "responses": [{"response": "Yes.", "rank": 0}, {"response": "No!", "rank": 1}]}
+        for n in range(6)
+    ]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    people = ["people.path=people.jsonl", "people.format=groups"]
+    result = command(f"model.name={tiny_model}", *TINY, "iteration=0", *people, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "outputs" / "default"
+    assert (run / "report.html").is_file() and (run / "lineage.json").is_file()
+    assert (run / "iterations/0/agreement/manifest.json").is_file()
+    assert "its judge and people" in result.stdout
+
+
+@pytest.mark.slow
 def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model: Path, tmp_path: Path) -> None:
     result = command("-m", f"model.name={tiny_model}", *TINY, "iteration=1", "train.beta=0.05,0.2", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -174,7 +193,7 @@ def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model
         stage.name: len(list(stage.glob("*/manifest.json"))) for stage in artifacts.iterdir() if stage.name[0] != "."
     }
     # Policy 0 and two others; held-out answers of all three; all of iteration 1 before training once.
-    once = {"pairs": 1, "references": 1, "parity": 3}
+    once = {"gate": 1, "pairs": 1, "references": 1, "parity": 3}
     assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "evaluations": 3, **once}
     points = [path.parent for path in (tmp_path / "outputs" / "default").glob("*/report.html")]
     assert {json.loads((point / "config.json").read_text())["train"]["beta"] for point in points} == {0.05, 0.2}

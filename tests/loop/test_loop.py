@@ -17,6 +17,7 @@ from tests.loop.helpers import Recorder, make_store, run_loop
 
 ONE_ITERATION = [
     "prompts",
+    "gate",
     "candidates",
     "judgements",
     "pairs",

@@ -26,8 +26,8 @@ def test_a_wheel_composes_and_reads_its_own_files_from_any_folder(tmp_path: Path
     script = (
         "import sys; sys.argv = ['selfreward', '--cfg', 'job', '--resolve', 'experiment=quick']\n"
         "import selfreward.run as run; print(run.CONF); run.main()\n"
-        "from selfreward.config import PromptsConfig; from selfreward.sources import SOURCES\n"
-        "print(len(SOURCES['seed_pool'](PromptsConfig(kind='seed_pool')).train))\n"
+        "from selfreward.config import DataConfig, PromptsConfig; from selfreward.sources import SOURCES\n"
+        "print(len(SOURCES['seed_pool'](PromptsConfig(kind='seed_pool'), DataConfig()).train))\n"
         "from selfreward.tracking.report import _environment; _environment().get_template('report.html.jinja')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}

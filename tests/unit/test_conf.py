@@ -15,6 +15,9 @@ CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 GROUPS = {
     "model",
     "prompts",
+    "generation",
+    "gate",
+    "tuning",
     "sampling",
     "judge",
     "pairs",
@@ -29,13 +32,26 @@ GROUPS = {
 }
 
 
-PROMPTS_WITH_CHECKS = {"judge=verifier": ["prompts=constraints"], "judge=ensemble": ["prompts=constraints"]}
+TUNED = ["tuning.demonstrations.path={file}", "tuning.ratings.path={file}"]
+NEEDS = {
+    "judge=verifier": ["prompts=constraints"],
+    "judge=ensemble": ["prompts=constraints"],
+    "generation=documents": ["documents.path={file}"],
+    "experiment=wrap": ["documents.path={file}"],
+    "tuning=oasst2": TUNED,
+    "experiment=seed_tuning": [*TUNED, "people.path={file}"],
+    "experiment=self_rewarding_small": [*TUNED, "people.path={file}"],
+}
+"""What a choice does not work without; files of other people are not here."""
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None:
     choice = f"{path.parent.name}={path.stem}"
-    cfg = compose_run([choice, *PROMPTS_WITH_CHECKS.get(choice, []), f"output_dir={tmp_path}/run"])
+    file = tmp_path / "file.jsonl"
+    file.touch()
+    needs = [need.format(file=file) for need in NEEDS.get(choice, [])]
+    cfg = compose_run([choice, *needs, f"output_dir={tmp_path}/run"])
     check_settings(cfg)
 
 
@@ -47,6 +63,9 @@ def test_the_composed_defaults_are_those_of_the_schema() -> None:
     """The YAML states choices, not defaults: a default stands in one place."""
     composed, schema = compose_run([]), RunConfig()
     for group in (
+        "generation",
+        "gate",
+        "tuning",
         "sampling",
         "judge",
         "pairs",

@@ -42,7 +42,7 @@ def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "remedy"),
     [
-        ("iteration", 0, "use a number of at least 1"),
+        ("iteration", -1, "use a number of at least 0"),
         ("seed", -1, "use a number of at least 0 and of at most"),
         ("seed", 2**31, "use a number of at least 0 and of at most"),
         ("prompts.per_iteration", 0, "of at least 1"),
@@ -144,6 +144,12 @@ def test_a_value_is_shown_as_one_writes_it_on_the_command_line(value: object, sh
 
 # One setting against another
 
+INDEPENDENT: dict[str, Any] = {
+    "evaluation.judge": "independent",
+    "tuning.ratings.path": __file__,
+    "tuning.ratings.held_out": 5,
+}
+
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
@@ -162,6 +168,41 @@ def test_a_value_is_shown_as_one_writes_it_on_the_command_line(value: object, sh
         (
             {"train.reference_logprobs": "recorded", "train.reference": "base"},
             "train.reference_logprobs=recorded: .*set train.reference=previous, or computed",
+        ),
+        (
+            {"generation.kind": "self_instruct", "prompts.kind": "constraints"},
+            "generation.kind=self_instruct: prompts=constraints draws its own without end; use generation=none",
+        ),
+        (
+            {"generation.kind": "evolve", "judge.kind": "verifier", "prompts.answer_column": "answer"},
+            "judge.kind=verifier: what a policy writes carries nothing to check; use judge=expected",
+        ),
+        ({"generation.kind": "documents"}, "documents.path=null: generation=documents asks about documents"),
+        (
+            {"generation.kind": "documents", "documents.path": ".", "documents.styles": "easy"},
+            "documents.styles=easy: .*takes its questions from the style question_answer; add it",
+        ),
+        (
+            {"documents.path": ".", "documents.chunk_tokens": 1024},
+            "tuning.max_length=1024: a chunk of documents.chunk_tokens=1024 would be left out; raise it above that",
+        ),
+        ({"tuning.ratings.highest_score": 0.0}, "tuning.ratings.highest_score=0.0: scores begin at .*lowest_score=0;"),
+        ({"people.held_out": 3}, "people.held_out=3: all of people is there to measure by; leave it at 0"),
+        (
+            {"people.path": __file__, "judge.kind": "verifier", "prompts.kind": "constraints"},
+            "judge.kind=verifier: answers that people rated carry nothing to check; leave people.path out",
+        ),
+        (
+            {"evaluation.judge": "independent"},
+            "evaluation.judge=independent: it is tuned on ratings that are kept apart",
+        ),
+        (
+            INDEPENDENT | {"evaluation.engine": "grader", "engines": {"grader": EngineConfig()}},
+            "evaluation.engine=grader: the independent judge runs on the run's own; leave it out",
+        ),
+        (
+            INDEPENDENT | {"judge.mode": "sampled"},
+            "judge.mode=sampled: the independent judge learns score tokens alone; use judge.mode=expected",
         ),
         ({"sampling.temperature": 0}, "sampling.temperature=0: all candidates of a prompt would be the same"),
     ],

@@ -31,15 +31,27 @@ from selfreward.config import (
 from selfreward.errors import IdentityError
 from selfreward.model_files import ModelIdentity
 from selfreward.sources.pool import SourceIdentity
+from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
+from selfreward.stages.chunks import ChunksIdentity
+from selfreward.stages.document_prompts import DocumentPromptsIdentity
 from selfreward.stages.evaluate import EvaluationIdentity
+from selfreward.stages.gate import GateIdentity
 from selfreward.stages.judgements import JudgementsIdentity
+from selfreward.stages.leaks import LeaksIdentity
+from selfreward.stages.new_prompts import NewPromptsIdentity
 from selfreward.stages.pairs import PairsIdentity
 from selfreward.stages.parity import ParityIdentity
+from selfreward.stages.perplexity import PerplexityIdentity
 from selfreward.stages.policy import SeedPolicyIdentity
+from selfreward.stages.pretrain import PretrainIdentity
 from selfreward.stages.prompts import PromptsIdentity
+from selfreward.stages.proposals import ProposalsIdentity
 from selfreward.stages.references import ReferencesIdentity
+from selfreward.stages.rephrasings import RephrasingsIdentity
+from selfreward.stages.seeds import SeedsIdentity
 from selfreward.stages.train import PolicyIdentity
+from selfreward.stages.tune import TuneIdentity
 from selfreward.store import Execution, Identity, derive_seed
 from selfreward.store.identity import ID_LENGTH, artifact_id, canonical_json
 
@@ -120,7 +132,8 @@ def test_execution_settings_can_never_reach_the_hash(settings: Execution) -> Non
 # Artifact ids
 
 ENGINE = EngineIdentity("server", merge_adapter=False, tokenizer="theirs", model="one")
-SOURCE = SourceIdentity("file", "abc", "prompt", "category", "split", None, 4)
+SOURCE = SourceIdentity("file", "abc", "prompt", "category", "split", None, 4, {})
+LEAKS = LeaksIdentity("raise", 13, 0.8)
 MODEL = ModelIdentity("abc", "float32", "none")
 IDENTITIES: list[Any] = [
     SamplingConfig(),
@@ -141,6 +154,18 @@ IDENTITIES: list[Any] = [
     ReferencesIdentity(),
     PolicyIdentity(TrainConfig()),
     EvaluationIdentity(2000, 0.95, ("words",), ENGINE),
+    LEAKS,
+    SeedsIdentity("people", "abc", {"format": "groups"}, {"on_error": "skip"}, LEAKS, held_out=False),
+    TuneIdentity({"epochs": 1}, LoraConfig(), ("words",)),
+    AgreementIdentity(JudgementsIdentity({}, ("words",), ENGINE), 2000, 0.95),
+    ChunksIdentity("abc", {"chunk_tokens": 300}, "raise", LEAKS),
+    RephrasingsIdentity({"styles": "easy"}, ("words",), ENGINE),
+    PretrainIdentity(0.5, None, {"epochs": 1}, LoraConfig()),
+    PerplexityIdentity(ENGINE, 2000, 0.95),
+    ProposalsIdentity({"kind": "evolve"}, 1, 0, ("words",), ENGINE),
+    NewPromptsIdentity({"kind": "evolve"}, LEAKS, 16),
+    DocumentPromptsIdentity(1, 16),
+    GateIdentity({"personal": "redact"}, LEAKS, templated=False, embedding=None),
 ]
 
 

@@ -217,6 +217,31 @@ def test_the_second_copy_of_the_weights_is_kept_where_it_fits_and_costs_no_rows(
     assert not Plan(tiny(), short(), "cuda").blocked_weights
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"generation__kind": "self_instruct", "generation__max_new_tokens": 300},
+        {"documents__path": "texts", "documents__max_new_tokens": 300},
+    ],
+    ids=["new prompts", "rephrasings"],
+)
+def test_what_a_policy_writes_besides_answers_is_planned_for(plan: Plan, written: dict[str, Any]) -> None:
+    kept = plan.costs.sampling(8)["keys and values"]
+    assert Plan(tiny(), short(**written), "cpu").costs.sampling(8)["keys and values"] > 10 * kept
+
+
+def test_tuning_is_cut_to_fit_as_training_is() -> None:
+    def fit(limit: float | None = None) -> TrainingFit:
+        return Plan(tiny(), short(tuning__batch_size=8), "cpu", limit).fit_tuning([(40, 12)] * 20)
+
+    whole = fit()
+    assert (whole.micro_batch, whole.gradient_checkpointing) == (8, False)
+    smaller = fit((whole.total - 1) / GIB)
+    assert smaller.micro_batch < 8 and smaller.total < whole.total
+    with pytest.raises(ConfigError, match="training needs"):
+        fit(0.01)
+
+
 def test_a_prompt_s_answers_are_decoded_together_whatever_the_rows() -> None:
     costs = Plan(tiny(), short(sampling__n=64), "cpu").costs
     assert costs.sampling(1) == costs.sampling(2)

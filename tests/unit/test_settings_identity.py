@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 
 from selfreward.config import (
+    DataConfig,
+    DocumentsConfig,
     EngineConfig,
+    GateConfig,
+    GenerationConfig,
     JudgeConfig,
     LaunchConfig,
     MemoryConfig,
     RunConfig,
+    SeedFileConfig,
     SpeedConfig,
     TrackingConfig,
+    TuningConfig,
 )
 from selfreward.judges import rubric
 from selfreward.loop import Iteration, loop
@@ -44,12 +50,14 @@ class DryStore(Store[Tools]):
     ) -> Artifact:
         references = {name: parent.reference for name, parent in (parents or {}).items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
-        return Artifact(Path(), Manifest(stage.name, stage.version, identifier, None, references, seed, {}, {}, Cost()))
+        enough = {"prompts": self.tools.cfg.prompts.per_iteration}
+        manifest = Manifest(stage.name, stage.version, identifier, None, references, seed, {}, enough, Cost())
+        return Artifact(Path(), manifest)
 
 
 def iterations(cfg: RunConfig) -> list[Iteration]:
     """What each iteration of a run would make."""
-    pool = SOURCES[cfg.prompts.kind](cfg.prompts)
+    pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
     folder = locate(cfg.model.name, cfg.model.revision)
     store = DryStore(Path(), Tools(pool, folder, cfg))
     return list(loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store))
@@ -95,6 +103,13 @@ def _write_prompts(path: Path, count: int) -> None:
 
 # Each setting on its own
 
+FILES = ("tuning.demonstrations", "tuning.ratings", "people")
+
+
+def _fields(group: type[Any], but: set[str]) -> set[str]:
+    return {field.name for field in dataclasses.fields(group)} - but
+
+
 SPECIAL = {  # where any other value will not do
     "judge.kind": "length",
     "prompts.kind": "seed_pool",
@@ -105,6 +120,9 @@ SPECIAL = {  # where any other value will not do
     "prompts.unseen_kinds": "heading",
     "judge.verifier_weight": 0.25,
     "train.reference_logprobs": "recorded",
+    "generation.kind": "evolve",
+    "documents.styles": "easy",
+    "evaluation.judge": "independent",
 }
 READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
     "seed",
@@ -123,12 +141,19 @@ READ_INTO_IDENTITY = {  # what changes results although its group is one of exec
     "prompts.unseen_kinds",
     "prompts.per_iteration",
     "prompts.held_out",
+    *(f"gate.{name}" for name in _fields(GateConfig, but={"embedding_model"})),
+    *(f"data.{field.name}" for field in dataclasses.fields(DataConfig)),
+    *(f"documents.{name}" for name in _fields(DocumentsConfig, but={"path"})),
+    *(f"generation.{name}" for name in _fields(GenerationConfig, but={"rounds", "writer"})),
+    *(f"tuning.{name}" for name in _fields(TuningConfig, but={"demonstrations", "ratings"})),
+    *(f"{file}.{name}" for file in FILES for name in _fields(SeedFileConfig, but={"path"})),
 }
 EXECUTION = {
     "name",
     "output_dir",
     "artifacts_dir",
     "model.revision",
+    "generation.rounds",
     "prompts.name",
     "prompts.revision",
     "prompts.split",
@@ -139,7 +164,18 @@ EXECUTION = {
     *(f"launch.{field.name}" for field in dataclasses.fields(LaunchConfig)),
     *(f"tracking.{field.name}" for field in dataclasses.fields(TrackingConfig)),
 }
-TESTED_ALONE = {"iteration", "model.name", "prompts.path", "prompts.tasks", "prompts.level", "engines"}
+TESTED_ALONE = {
+    "iteration",
+    "model.name",
+    "prompts.path",
+    "prompts.tasks",
+    "prompts.level",
+    "engines",
+    "generation.writer",
+    "gate.embedding_model",
+    "documents.path",
+    *(f"{file}.path" for file in FILES),
+}
 OF_CONSTRAINTS = {"prompts.most_constraints", "prompts.unseen_kinds"}
 OF_SAMPLED_JUDGEMENTS = {"judge.samples", "judge.temperature", "judge.top_p", "judge.max_new_tokens"}
 
@@ -163,6 +199,19 @@ def _alter(cfg: RunConfig, key: str) -> None:
     for group in groups:
         settings = getattr(settings, group)
     setattr(settings, name, SPECIAL.get(key, _other(getattr(settings, name))))
+
+
+def _learn_from_people(cfg: RunConfig) -> None:
+    file = Path(cfg.output_dir).parent / "people.jsonl"
+    file.write_text("{}")
+    cfg.tuning.demonstrations.path = cfg.tuning.ratings.path = cfg.people.path = str(file)
+
+
+def _read_documents(cfg: RunConfig) -> None:
+    folder = Path(cfg.output_dir).parent / "documents"
+    folder.mkdir()
+    (folder / "one.txt").write_text("A text.")
+    cfg.documents.path = str(folder)
 
 
 def _other(value: Any) -> Any:
@@ -189,6 +238,12 @@ FIRST_MOVED = {  # the artifact of iteration 1 that a setting, or a group's sett
     "pairs": "pairs",
     "train": "policy",
     "evaluation": "evaluation",
+    "generation": "source",
+    "documents": "policy",
+    "gate": "prompts",
+    "data": "policy",
+    "tuning": "policy",
+    "people": "agreement",
 }
 
 
@@ -200,10 +255,27 @@ def test_an_identity_setting_moves_the_id_of_what_it_changes(cfg: RunConfig, key
         cfg.prompts.kind = "constraints"
     if key == "judge.verifier_weight":
         cfg.judge.kind = "ensemble"
+    if key.startswith(("data", "tuning", "people")) or key == "evaluation.judge":
+        _learn_from_people(cfg)
+    if key.startswith("documents"):
+        _read_documents(cfg)
+    if key.startswith("generation."):
+        cfg.generation.kind = "self_instruct"
     before = artifacts(cfg)
     _alter(cfg, key)
     about = FIRST_MOVED.get(key) or FIRST_MOVED[key.split(".")[0]]
     assert about in moved(before, artifacts(cfg))[1]
+
+
+def test_a_model_that_measures_how_far_prompts_are_apart_is_its_files_and_not_its_folder(
+    cfg: RunConfig, tmp_path: Path
+) -> None:
+    cfg.gate.embedding_model = cfg.model.name
+    before = artifacts(cfg)
+    cfg.gate.embedding_model = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy" / "model.safetensors").write_bytes(b"other weights")
+    assert "prompts" in moved(before, artifacts(cfg))[1]
 
 
 @pytest.mark.parametrize("key", sorted(EXECUTION))
@@ -240,7 +312,7 @@ def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -
     cfg.model.name = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
     assert artifacts(cfg) == before
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"Weights")
-    assert moved(before, artifacts(cfg)) == [{*before[0]}, {*before[1]} - {"prompts"}]
+    assert moved(before, artifacts(cfg)) == [{*before[0]}, {*before[1]} - {"source", "prompts"}]
 
 
 def test_a_prompt_file_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
@@ -271,7 +343,8 @@ TRAINED = {"candidates", "judgements", "pairs", "references", *POLICY}
         ("train.reference_logprobs", set(), {"references", *POLICY}),
         ("pairs.margin", set(), {"pairs", "references", *POLICY}),
         ("sampling.n", set(), TRAINED),
-        ("prompts.per_iteration", set(), {"prompts", *TRAINED}),
+        ("prompts.per_iteration", set(), {"source", "prompts", *TRAINED}),
+        ("gate.personal", set(), {"prompts", *TRAINED}),
         ("judge.mode", {SCORES, EVALUATION}, {"judgements", "pairs", "references", *POLICY}),
         ("sampling.max_prompt_tokens", HELD_OUT, TRAINED),
         ("judge.engine", set(), {"judgements", "pairs", "references", *POLICY}),
@@ -324,3 +397,38 @@ def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConf
     assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
     assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].reference
     assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].reference
+
+
+# What people wrote, and prompts that a policy writes
+
+
+def test_what_people_wrote_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
+    _learn_from_people(cfg)
+    before = artifacts(cfg)
+    cfg.tuning.ratings.path = str(shutil.copy(str(cfg.tuning.ratings.path), tmp_path / "copy.jsonl"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy.jsonl").write_text("{ }")
+    assert "policy" in moved(before, artifacts(cfg))[0]
+
+
+def test_without_what_people_wrote_no_setting_of_tuning_matters(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.tuning.learning_rate, cfg.tuning.verdicts = 1.0, "sampled"
+    assert artifacts(cfg) == before
+
+
+def test_the_policy_of_the_iteration_writes_prompts_or_policy_0(cfg: RunConfig) -> None:
+    cfg.iteration, cfg.generation.kind = 2, "self_instruct"
+    before = artifacts(cfg)
+    cfg.generation.writer = "policy_0"
+    _, first, second = moved(before, artifacts(cfg))
+    assert (first, "source" in second) == (set(), True)
+
+
+def test_documents_are_their_names_and_bytes_and_not_their_folder(cfg: RunConfig, tmp_path: Path) -> None:
+    _read_documents(cfg)
+    before = artifacts(cfg)
+    cfg.documents.path = str(shutil.copytree(str(cfg.documents.path), tmp_path / "copy"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy" / "one.txt").write_text("Another text.")
+    assert {"chunks", "rephrasings", "policy", "perplexity"} <= moved(before, artifacts(cfg))[0]

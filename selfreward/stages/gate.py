@@ -1,0 +1,153 @@
+"""The gate between the sources of prompts and the loop that learns from them: what is repeated, leaked or personal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from selfreward import model_files
+from selfreward.config import GateConfig
+from selfreward.errors import ConfigError, GenerationError
+from selfreward.hygiene.clusters import embedding_metrics
+from selfreward.hygiene.diversity import distinct_n, self_bleu
+from selfreward.hygiene.language import UNKNOWN, language
+from selfreward.hygiene.personal import find_personal, redact
+from selfreward.hygiene.similar import SimilarTexts
+from selfreward.records import Prompt, prompt_id
+from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+
+SETTINGS = ("near_duplicates", "resemblance", "personal", "language")
+
+_SHOWN = 5  # of what was left out for one reason, for people to look at
+
+
+@dataclass(frozen=True)
+class GateIdentity(Identity):
+    """What is looked at. Prompts that are drawn from a template share most of their words by construction: of these
+    equal ones alone count. `embedding` is the content of the model that measures how far prompts are apart."""
+
+    gate: Mapping[str, Any]
+    leaks: LeaksIdentity
+    templated: bool
+    embedding: str | None
+
+
+def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> GateIdentity:
+    """Of a run's settings."""
+    embedding = model_files.identify(_embedder(cfg), "float32").content if cfg.embedding_model else None
+    if templated:
+        leaks = LeaksIdentity(leaks.contamination, None, None)
+    return GateIdentity({name: getattr(cfg, name) for name in SETTINGS}, leaks, templated, embedding)
+
+
+@dataclass
+class Passage:
+    """Prompts on their way through: those still there, what was left out and why, and how often what was redacted."""
+
+    prompts: list[Prompt]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    redacted: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, prompts: Mapping[str, str], reason: str) -> None:
+        """Leave prompts out, given by id with what to show of them."""
+        if prompts:
+            self.left_out[reason] = list(prompts.values())
+            self.prompts = [prompt for prompt in self.prompts if prompt.prompt_id not in prompts]
+
+
+def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Those of `parents["prompts"]` that may be learned from. All other parents are what policies are evaluated on.
+
+    Raises `ContaminationError` for prompts that are in an evaluation, unless `gate.contamination` says otherwise.
+    """
+    gate = GateConfig(**config.gate)
+    passage = Passage(parents["prompts"].read(Prompt))
+    came = len(passage.prompts)
+    evaluations = {name: evaluated_texts(parent) for name, parent in parents.items() if name != "prompts"}
+    leaks = leaks_among({p.prompt_id: p.prompt for p in passage.prompts}, evaluations, config.leaks, "prompts")
+    passage.drop(
+        {name: f"{leak.text} ({leak.how}: {leak.evaluated})" for name, leak in leaks.items()}, "is evaluated on"
+    )
+    if gate.language:
+        languages = (gate.language, UNKNOWN)
+        others = {p.prompt_id: p.prompt for p in passage.prompts if language(p.prompt) not in languages}
+        passage.drop(others, f"is not in the language {gate.language}")
+    if gate.near_duplicates == "drop" and not config.templated:
+        passage.drop(_near_duplicates(passage.prompts, gate.resemblance), "is a near duplicate")
+    _personal(passage, gate.personal)  # last: what is redacted is no longer what was compared
+    work.shards([passage.prompts], list, Prompt)
+    texts = [prompt.prompt for prompt in passage.prompts]
+    if came and not texts:
+        counts = ", ".join(f"{len(shown)} {reason}" for reason, shown in passage.left_out.items())
+        raise GenerationError(
+            f"the gate lets none of {came} prompts through ({counts}): loosen gate, or mend the source"
+        )
+    embeddings = embedding_metrics(texts, str(_embedder(tools.cfg.gate))) if config.embedding else {}
+    return {
+        "came": came,
+        "prompts": len(texts),
+        "left_out": {reason: len(shown) for reason, shown in passage.left_out.items()},
+        "examples_left_out": {reason: shown[:_SHOWN] for reason, shown in passage.left_out.items()},
+        "redacted": dict(passage.redacted),
+        "languages": dict(Counter(language(text) or "unknown" for text in texts).most_common()),
+        "words": [len(text.split()) for text in texts],
+        "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "self_bleu": self_bleu(texts),
+        **embeddings,
+    }
+
+
+def _personal(passage: Passage, what: str) -> None:
+    """Drop or redact what is personal. A prompt that carries a check is not redacted: its words are what is checked."""
+    if what == "ignore":
+        return
+    found = {prompt.prompt_id: find_personal(prompt.prompt) for prompt in passage.prompts}
+    if what == "drop":
+        personal = {p.prompt_id: redact(p.prompt, found[p.prompt_id]) for p in passage.prompts if found[p.prompt_id]}
+        passage.drop(personal, "holds personal data")
+        return
+    redacted: dict[str, Prompt] = {}
+    again: list[str] = []
+    for prompt in passage.prompts:
+        pieces = [] if prompt.check else found[prompt.prompt_id]
+        text = redact(prompt.prompt, pieces)
+        name = prompt_id(text) if pieces else prompt.prompt_id
+        if name in redacted:
+            again.append(text)
+            continue
+        redacted[name] = dataclasses.replace(prompt, prompt_id=name, prompt=text)
+        passage.redacted.update(piece.kind for piece in pieces)
+    passage.prompts = list(redacted.values())
+    if again:
+        passage.left_out["is there already, once redacted"] = again
+
+
+def _embedder(cfg: GateConfig) -> Path:
+    try:
+        return model_files.locate(str(cfg.embedding_model), None)
+    except ConfigError as error:
+        raise ConfigError("gate.embedding_model", error.value, error.remedy) from error
+
+
+def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str, str]:
+    """All but the first of those that resemble each other."""
+    known = SimilarTexts(resemblance)
+    repeated: dict[str, str] = {}
+    for prompt in prompts:
+        if known.nearest(prompt.prompt):
+            repeated[prompt.prompt_id] = prompt.prompt
+        else:
+            known.add(prompt.prompt_id, prompt.prompt)
+    return repeated
+
+
+GATE = Stage("gate", 1, pass_gate)

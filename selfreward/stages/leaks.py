@@ -1,0 +1,45 @@
+"""Contamination, as each stage looks for it that makes something to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from selfreward.errors import ContaminationError
+from selfreward.hygiene.contamination import Leak, complaint, find_leaks
+from selfreward.records import Demonstration, Prompt, Rating
+from selfreward.store import Artifact, Identity
+
+
+@dataclass(frozen=True)
+class LeaksIdentity(Identity):
+    """What counts as a leak, and what is done about it. `None` for the two numbers: equal texts alone are leaks."""
+
+    contamination: str  # raise, drop or ignore
+    run_of_words: int | None
+    resemblance: float | None
+
+
+def leaks_among(
+    texts: Mapping[str, str], evaluations: Mapping[str, Iterable[str]], rules: LeaksIdentity, what: str
+) -> dict[str, Leak]:
+    """The texts to leave out, by their keys. `what` says in the plural what they are.
+
+    Raises `ContaminationError` where there are any, unless the rules say otherwise.
+    """
+    if rules.contamination == "ignore":
+        return {}
+    leaks = find_leaks(texts, evaluations, rules.run_of_words, rules.resemblance)
+    if leaks and rules.contamination == "raise":
+        raise ContaminationError(complaint(list(leaks.values()), len(texts), what))
+    return leaks
+
+
+def evaluated_texts(artifact: Artifact) -> list[str]:
+    """What an evaluation holds: prompts that are held out, or rated answers' prompts, or prompts and people's answers,
+    which a policy is asked to find likely."""
+    if artifact.manifest.stage == "demonstrations":
+        return [text for one in artifact.read(Demonstration) for text in (one.prompt, one.response)]
+    if artifact.manifest.stage == "ratings":
+        return [one.prompt for one in artifact.read(Rating)]
+    return [one.prompt for one in artifact.read(Prompt)]

@@ -1,0 +1,67 @@
+"""What people wrote, cleaned, as artifacts: later stages don't depend on the files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from selfreward.config import DataConfig, SeedFileConfig
+from selfreward.records import Demonstration, Rating, prompt_id
+from selfreward.seeds.read import read_demonstrations, read_ratings
+from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+from selfreward.store.identity import file_sha256
+
+
+@dataclass(frozen=True)
+class SeedsIdentity(Identity):
+    """Which file by its bytes, how it is read and cleaned, and which part of it."""
+
+    key: str  # tuning.demonstrations, say
+    content: str
+    reading: Mapping[str, Any]
+    cleaning: Mapping[str, Any]
+    leaks: LeaksIdentity
+    held_out: bool
+
+
+def seeds_identity(
+    key: str, file: SeedFileConfig, data: DataConfig, leaks: LeaksIdentity, *, held_out: bool = False
+) -> SeedsIdentity:
+    """Of what is learned from, or of what is kept apart."""
+    reading = {name: value for name, value in dataclasses.asdict(file).items() if name != "path"}
+    return SeedsIdentity(key, file_sha256(Path(str(file.path))), reading, dataclasses.asdict(data), leaks, held_out)
+
+
+def select_seeds(
+    config: SeedsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, record: type[Any]
+) -> Metrics:
+    """One part of a file. None of the prompts of `parents` is in it: they are there to measure by. What holds one of
+    them in other words around it is a leak."""
+    evaluations = {name: evaluated_texts(parent) for name, parent in parents.items()}
+    apart = {prompt_id(text) for texts in evaluations.values() for text in texts}
+    read = read_demonstrations if record is Demonstration else read_ratings
+    file = SeedFileConfig(path=tools.seed_file(config.key), **config.reading)
+    seeds = read(config.key, file, DataConfig(**config.cleaning), apart)
+    chosen: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
+    leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
+    kept = [seed for seed in chosen if seed.prompt_id not in leaks]
+    work.shards([kept], list, record)
+    left_out = dict(seeds.skipped.counts)
+    if leaks:
+        left_out["is evaluated on"] = len(chosen) - len(kept)
+    return {
+        "learned_from": len(seeds.train),
+        "held_out": len(seeds.held_out),
+        "left_out": left_out,
+        "first_left_out": seeds.skipped.first,
+    }
+
+
+DEMONSTRATIONS = Stage("demonstrations", 1, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", 1, partial(select_seeds, record=Rating))

@@ -1,0 +1,161 @@
+"""What of a run's configuration each stage's artifact depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from selfreward.config import RunConfig, SeedFileConfig
+from selfreward.documents.rephrase import STYLES, styles
+from selfreward.generation import WAYS
+from selfreward.judges import rubric
+from selfreward.judges.lessons import VERDICTS
+from selfreward.roles import Role, engine_settings
+from selfreward.stages import new_prompts, proposals, rephrasings
+from selfreward.stages.agreement import AgreementIdentity
+from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
+from selfreward.stages.chunks import ChunksIdentity, chunks_identity
+from selfreward.stages.document_prompts import DocumentPromptsIdentity
+from selfreward.stages.evaluate import TEXTS, EvaluationIdentity
+from selfreward.stages.gate import GateIdentity, gate_identity
+from selfreward.stages.judgements import JudgementsIdentity, judgements_identity
+from selfreward.stages.leaks import LeaksIdentity
+from selfreward.stages.new_prompts import NewPromptsIdentity
+from selfreward.stages.pairs import PairsIdentity
+from selfreward.stages.parity import ParityIdentity
+from selfreward.stages.perplexity import PerplexityIdentity
+from selfreward.stages.pretrain import PretrainIdentity
+from selfreward.stages.proposals import ProposalsIdentity
+from selfreward.stages.rephrasings import RephrasingsIdentity
+from selfreward.stages.seeds import SeedsIdentity, seeds_identity
+from selfreward.stages.train import PolicyIdentity
+from selfreward.stages.tune import OPTIMISER, TuneIdentity
+from selfreward.store import Artifact
+
+_TEMPLATED = ("constraints", "reasoning")
+"""Sources that draw their prompts from templates."""
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What of the configuration each stage's artifact depends on."""
+
+    cfg: RunConfig
+
+    def engine(self, role: Role) -> EngineIdentity:
+        settings = engine_settings(self.cfg, role)
+        model = settings.model if settings.is_outside else None
+        return EngineIdentity(settings.kind, settings.merge_adapter, settings.tokenizer, model, settings.seeded)
+
+    def judging(self, role: Role, **policies: Artifact) -> dict[str, Artifact]:
+        """The policy that judges, as a parent; none where the engine of the role has a model of its own."""
+        return {} if engine_settings(self.cfg, role).is_outside else policies
+
+    @property
+    def parity(self) -> ParityIdentity:
+        return ParityIdentity(self.engine("sampling"), self.cfg.engine.parity_limit)
+
+    @property
+    def candidates(self) -> CandidatesIdentity:
+        s = self.cfg.sampling
+        return CandidatesIdentity(
+            s.n, s.temperature, s.top_p, s.max_new_tokens, s.max_prompt_tokens, s.shard_size, self.engine("sampling")
+        )
+
+    @property
+    def held_out_candidates(self) -> CandidatesIdentity:
+        s, e = self.cfg.sampling, self.cfg.evaluation
+        shard_size = 4 * s.shard_size  # one answer a prompt: a small batch is a slow one
+        return CandidatesIdentity(
+            1, e.temperature, e.top_p, e.max_new_tokens, s.max_prompt_tokens, shard_size, self.engine("sampling")
+        )
+
+    @property
+    def leaks(self) -> LeaksIdentity:
+        gate = self.cfg.gate
+        return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
+
+    def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False) -> SeedsIdentity:
+        return seeds_identity(key, file, self.cfg.data, self.leaks, held_out=held_out)
+
+    @property
+    def chunks(self) -> ChunksIdentity:
+        return chunks_identity(self.cfg.documents, self.cfg.data.on_error, self.leaks)
+
+    @property
+    def rephrasings(self) -> RephrasingsIdentity:
+        texts = tuple(STYLES[style] for style in styles(self.cfg.documents.styles))
+        return RephrasingsIdentity(_only(self.cfg.documents, rephrasings.SETTINGS), texts, self.engine("sampling"))
+
+    @property
+    def pretraining(self) -> PretrainIdentity:
+        documents = self.cfg.documents
+        tuning = _only(self.cfg.tuning, OPTIMISER)
+        return PretrainIdentity(documents.rephrased_share, documents.most_tokens, tuning, self.cfg.train.lora)
+
+    @property
+    def perplexity(self) -> PerplexityIdentity:
+        e = self.cfg.evaluation
+        return PerplexityIdentity(self.engine("sampling"), e.bootstrap_samples, e.confidence)
+
+    @property
+    def gate(self) -> GateIdentity:
+        templated = self.cfg.prompts.kind in _TEMPLATED and self.cfg.generation.kind == "none"
+        return gate_identity(self.cfg.gate, self.leaks, templated=templated)
+
+    def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
+        generation = self.cfg.generation
+        return ProposalsIdentity(
+            _only(generation, proposals.SETTINGS),
+            iteration,
+            round,
+            WAYS[generation.kind].texts,
+            self.engine("sampling"),
+        )
+
+    def document_prompts(self, iteration: int) -> DocumentPromptsIdentity:
+        return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
+
+    @property
+    def new_prompts(self) -> NewPromptsIdentity:
+        leaks = dataclasses.replace(
+            self.leaks, contamination="drop"
+        )  # what a policy wrote can't be taken out by people
+        generation = _only(self.cfg.generation, new_prompts.SETTINGS)
+        return NewPromptsIdentity(generation, leaks, self.cfg.prompts.per_iteration)
+
+    @property
+    def tuning(self) -> TuneIdentity:
+        texts = tuple(text for mode in ("expected", "sampled") for text in rubric.TEXTS[mode])
+        return TuneIdentity(self.cfg.tuning.in_use, self.cfg.train.lora, (*texts, *VERDICTS, *TEXTS))
+
+    @property
+    def grader(self) -> TuneIdentity:
+        tuning = self.tuning
+        return TuneIdentity({**tuning.tuning, "verdicts": "duels"}, tuning.lora, tuning.texts)
+
+    @property
+    def agreement(self) -> AgreementIdentity:
+        e = self.cfg.evaluation
+        return AgreementIdentity(self.judgements("judge"), e.bootstrap_samples, e.confidence)
+
+    def judgements(self, role: Role) -> JudgementsIdentity:
+        return judgements_identity(self.cfg.judge, self.engine(role))
+
+    @property
+    def pairs(self) -> PairsIdentity:
+        return PairsIdentity(self.cfg.pairs)
+
+    @property
+    def policy(self) -> PolicyIdentity:
+        return PolicyIdentity(self.cfg.train)
+
+    @property
+    def evaluation(self) -> EvaluationIdentity:
+        e = self.cfg.evaluation
+        return EvaluationIdentity(e.bootstrap_samples, e.confidence, TEXTS, self.engine("evaluation"))
+
+
+def _only(settings: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}

@@ -1,0 +1,72 @@
+"""Nothing that a policy is evaluated on is learned from: a run with such a text stops before it trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from selfreward.config import RunConfig
+from selfreward.errors import ContaminationError
+from selfreward.records import Candidate, Chunk, Demonstration
+from tests.loop.helpers import Recorder, run_loop
+
+HELD_OUT = "Write a letter to the mayor in which you ask for a new bridge over the river near the old mill."
+PLANTED = f"Here is what I was asked. {HELD_OUT} Do it now."
+
+
+@pytest.fixture
+def planted(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
+    """A file of prompts one of which holds another one that is held out."""
+    rows = [{"prompt": HELD_OUT, "split": "held_out"}, {"prompt": PLANTED, "split": "train"}]
+    rows += [{"prompt": f"Say {n} and nothing else.", "split": "train"} for n in range(5)]
+    cfg = tiny_config
+    cfg.prompts.kind, cfg.prompts.category_column, cfg.prompts.held_out = "file", None, 1
+    cfg.prompts.path = _written(tmp_path / "prompts.jsonl", rows)
+    return cfg
+
+
+def _written(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_planted_prompt_stops_the_run_before_anything_is_made_of_it(planted: RunConfig) -> None:
+    recorder = Recorder()
+    with pytest.raises(
+        ContaminationError, match=r"^1 of 6 prompts are in an evaluation: .* of held_out; take them out"
+    ):
+        run_loop(planted, recorder)
+    assert "pairs" not in recorder.computed
+
+
+def test_dropped_it_is_not_asked(planted: RunConfig) -> None:
+    planted.gate.contamination = "drop"
+    _, made = run_loop(planted)
+    assert made["prompts"].metrics["left_out"] == {"is evaluated on": 1}
+    assert PLANTED not in {candidate.prompt for candidate in made["candidates"].read(Candidate)}
+
+
+def test_what_people_answered_is_looked_at_too(planted: RunConfig, tmp_path: Path) -> None:
+    rows = [{"prompt": PLANTED, "response": "Dear mayor."}, {"prompt": "Say yes.", "response": "Yes."}]
+    planted.iteration, planted.tuning.demonstrations.path = 0, _written(tmp_path / "answers.jsonl", rows)
+    with pytest.raises(ContaminationError, match=r"^1 of 2 people's prompts are in an evaluation: "):
+        run_loop(planted)
+    planted.gate.contamination, planted.tuning.warmup_ratio = "drop", 0.0
+    (made,) = run_loop(planted)
+    assert [row.prompt for row in made["demonstrations"].read(Demonstration)] == ["Say yes."]
+    assert made["demonstrations"].metrics["left_out"] == {"is evaluated on": 1}
+
+
+def test_documents_are_looked_at_too(planted: RunConfig, tmp_path: Path) -> None:
+    texts = [f"The house of number {n} was built of stone by a man from the north." for n in range(4)]
+    rows = [{"text": text} for text in (PLANTED, *texts)]
+    planted.iteration, planted.documents.path = 0, _written(tmp_path / "texts.jsonl", rows)
+    planted.documents.held_out, planted.documents.most_tokens, planted.documents.max_new_tokens = 1, 0, 8
+    planted.gate.resemblance = 1.0
+    with pytest.raises(ContaminationError, match=r"^1 of 4 chunks of documents are in an evaluation: "):
+        run_loop(planted)
+    planted.gate.contamination = "drop"
+    (made,) = run_loop(planted)
+    assert PLANTED not in {chunk.text for chunk in made["chunks"].read(Chunk)}

@@ -1,0 +1,183 @@
+"""Policy 0 learns to answer and to judge from people before the loop begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfreward.config import LoraConfig, MemoryConfig, RunConfig, SpeedConfig, TuningConfig
+from selfreward.errors import ConfigError, TrainingError
+from selfreward.records import Demonstration, Rating
+from selfreward.store import Metrics, Work
+from selfreward.store.observer import NoMeter
+from selfreward.tracking.metrics import outside_judge
+from selfreward.training.tuning import Example, TuningSettings, tune
+from tests.loop.helpers import Recorder, run_loop
+from tests.training import trainable
+
+LORA = LoraConfig(r=4, alpha=8)
+FAST = SpeedConfig()
+EXAMPLES = [Example([1, 40, 50], [60, 2]), Example([1, 45], [70, 71, 72, 2]), Example([1, 41, 42, 43], [80], 81, 0.25)]
+
+
+def tuned(
+    model: Path, folder: Path, speed: SpeedConfig = FAST, learning_rate: float = 2e-4
+) -> tuple[Metrics, dict[str, torch.Tensor]]:
+    """Metrics of two steps on all examples, and the adapter that came of them."""
+    size = len(EXAMPLES)
+    tuning = TuningConfig(batch_size=size, epochs=2, warmup_ratio=0.0, learning_rate=learning_rate)
+    how = TuningSettings(tuning, MemoryConfig(), speed, size, gradient_checkpointing=False, preflight=False)
+    with trainable(model, speed, LORA) as (policy, tokenizer), NoMeter().measure() as peak:
+        metrics = tune(policy, tokenizer, EXAMPLES, how, 0, Work(folder, 0, Recorder(), peak))
+        weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+    return metrics, weights
+
+
+def plain_loss(model: Any, example: Example) -> torch.Tensor:
+    """The mean cross-entropy of a completion, by the model's own logits; its last token is half another one."""
+    ids = torch.tensor([example.prompt_ids + example.completion_ids])
+    logprobs = model(input_ids=ids).logits[0].log_softmax(-1)
+    places = range(len(example.prompt_ids) - 1, ids.shape[1] - 1)
+    loss = -torch.stack([logprobs[place, ids[0, place + 1]] for place in places]).mean()
+    other = -logprobs[ids.shape[1] - 2, example.other_id]
+    return (1 - example.other_weight) * loss + example.other_weight * other
+
+
+@pytest.mark.parametrize("speed", [SpeedConfig(), SpeedConfig(share_prompt=False)], ids=["packed", "padded"])
+def test_the_loss_is_the_cross_entropy_of_completions_with_soft_scores(
+    tiny_model: Path, tmp_path: Path, speed: SpeedConfig
+) -> None:
+    metrics, _ = tuned(tiny_model, tmp_path, speed=speed)
+    with trainable(tiny_model, speed, LORA) as (model, _):
+        expected = torch.stack([plain_loss(model, example) for example in EXAMPLES]).mean()
+    assert metrics["loss"][0] == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_packed_or_padded_the_same_is_learned(tiny_model: Path, tmp_path: Path) -> None:
+    _, packed = tuned(tiny_model, tmp_path / "packed")
+    _, padded = tuned(tiny_model, tmp_path / "padded", speed=SpeedConfig(share_prompt=False))
+    for name, weight in packed.items():
+        assert torch.allclose(weight, padded[name], atol=1e-5), name
+
+
+def test_nothing_learned_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="left the adapter as it was"):
+        tuned(tiny_model, tmp_path, learning_rate=1e-30)
+
+
+# In a run
+
+
+@pytest.fixture
+def people(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
+    """People who like answers that are yes, and no others; they always answer so."""
+    rows = [
+        {
+            "prompt": f"Is {n} a number?",
+            "responses": [{"response": f"Yes {n}.", "rank": 0}, {"response": f"No {n}.", "rank": 1}],
+        }
+        for n in range(40)
+    ]
+    path = tmp_path / "people.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    measured = tmp_path / "measured.jsonl"
+    measured.write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    cfg = tiny_config
+    for file, where in ((cfg.tuning.demonstrations, path), (cfg.tuning.ratings, path), (cfg.people, measured)):
+        file.path, file.format = str(where), "groups"
+    cfg.iteration, cfg.tuning.epochs, cfg.tuning.learning_rate = 0, 12, 1e-2
+    return cfg
+
+
+def test_the_judge_learns_what_people_like_on_prompts_that_it_did_not_see(people: RunConfig) -> None:
+    (made,) = run_loop(people)
+    agreement = made["agreement"].metrics
+    assert agreement["pairs"] == agreement["pairs_alike"] == 10
+    assert agreement["agreement"] > 0.9
+    assert agreement["agreement_low"] <= agreement["agreement"] <= agreement["agreement_high"]
+    assert agreement["longer_agreement"] == 1.0
+    losses = made["policy"].metrics["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_no_prompt_to_measure_by_is_learned_from(people: RunConfig) -> None:
+    (made,) = run_loop(people)
+    learned = {row.prompt for row in made["demonstrations"].read(Demonstration)}
+    assert (
+        learned == {row.prompt for row in made["ratings"].read(Rating)} == {f"Is {n} a number?" for n in range(10, 40)}
+    )
+    assert made["ratings"].metrics["left_out"] == {"is a prompt that is kept to measure by": 20}
+
+
+def test_the_loop_goes_on_from_the_tuned_policy_which_judges_and_opposes(people: RunConfig) -> None:
+    people.iteration = 1
+    first, second = run_loop(people)
+    tuned_to = first["policy"].reference
+    assert second["candidates"].manifest.parents["policy"] == tuned_to
+    assert second["policy"].manifest.parents["reference"] == tuned_to
+    assert second["evaluation"].manifest.parents["judge"] == tuned_to
+    assert second["policy"].metrics["loss"][0] == pytest.approx(0.6931, abs=1e-3)
+    assert "agreement" in second
+
+
+@pytest.mark.parametrize(("verdicts", "lessons"), [("expected", 1), ("sampled", 1), ("both", 2), ("duels", 2)])
+def test_each_rating_is_taught_in_the_modes_that_are_asked_for(people: RunConfig, verdicts: str, lessons: int) -> None:
+    people.tuning.demonstrations.path, people.tuning.verdicts, people.tuning.epochs = None, verdicts, 1
+    (made,) = run_loop(people)
+    assert made["policy"].metrics["examples"] == lessons * 2 * 30
+
+
+def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(people: RunConfig) -> None:
+    people.iteration, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 10
+    first, second = run_loop(people)
+    learned = {row.prompt for name in ("demonstrations", "ratings") for row in first[name].read(record(name))}
+    kept = {row.prompt for row in first["grader_ratings"].read(Rating)}
+    assert kept and not learned & kept
+    for judged, parent in (("evaluation", "judge"), ("held_out_judgements", "policy")):
+        assert second[judged].manifest.parents[parent] == first["grader"].reference
+    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
+    assert outside_judge(second["evaluation"].manifest) == "an independent judge"
+
+
+def record(name: str) -> type[Any]:
+    return Demonstration if name == "demonstrations" else Rating
+
+
+def test_answers_kept_apart_show_how_likely_each_policy_finds_them(people: RunConfig) -> None:
+    people.tuning.demonstrations.held_out = 5
+    (tuned,) = run_loop(people)
+    people.tuning.learning_rate, people.tuning.epochs = 1e-6, 1
+    (hardly,) = run_loop(people)
+    apart = {row.prompt for row in tuned["demonstrations_held_out"].read(Demonstration)}
+    assert apart and not apart & {row.prompt for row in tuned["demonstrations"].read(Demonstration)}
+    assert tuned["imitation"].metrics["texts"] == len(apart)
+    assert tuned["imitation"].metrics["perplexity"] < hardly["imitation"].metrics["perplexity"] / 2
+
+
+def test_policy_0_is_the_reference_of_every_iteration_where_it_is_asked_for(people: RunConfig) -> None:
+    people.iteration, people.train.reference = 2, "base"
+    first, _, third = run_loop(people)
+    assert third["policy"].manifest.parents["reference"] == first["policy"].reference
+
+
+def test_a_tuned_policy_0_is_held_against_training_with_its_adapter(people: RunConfig) -> None:
+    (made,) = run_loop(people)
+    assert made["parity"].manifest.parents["policy"] == made["policy"].reference
+    assert made["parity"].metrics["adapter_share"] == pytest.approx(1, abs=0.1)
+
+
+def test_examples_that_are_all_too_long_name_the_setting(people: RunConfig) -> None:
+    people.tuning.max_length, people.tuning.demonstrations.path = 20, None
+    with pytest.raises(ConfigError, match=r"^tuning.max_length=20: each of the \d+ examples is longer; raise it$"):
+        run_loop(people)
+
+
+def test_tuned_again_nothing_is_computed(people: RunConfig) -> None:
+    run_loop(people)
+    again = Recorder()
+    run_loop(people, again)
+    assert again.computed == []

@@ -1,0 +1,44 @@
+"""How far a judge agrees with people: pairs that people put in an order, of all lengths and of like ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfreward.records import Rating
+from selfreward.stages.agreement import agreement_metrics, rated_pairs
+
+
+def ratings(prompt: str, *answers: tuple[str, float]) -> list[Rating]:
+    return [Rating(prompt, f"{prompt}?", text, score) for text, score in answers]
+
+
+def test_a_pair_is_of_one_prompt_the_better_answer_first_and_none_that_people_find_equal() -> None:
+    rated = ratings("a", ("low", 1), ("high", 5), ("as high", 5)) + ratings("b", ("alone", 3))
+    pairs = rated_pairs(rated, [2.0, 4.0, 1.0, 3.0])
+    assert [(pair.better, pair.worse, pair.agrees) for pair in pairs] == [("high", "low", 1.0), ("as high", "low", 0.0)]
+
+
+def test_a_judge_that_can_not_tell_is_half_right_and_one_without_a_score_is_not_asked() -> None:
+    rated = ratings("a", ("low", 1), ("high", 5), ("middle", 3))
+    pairs = rated_pairs(rated, [2.0, 2.0, None])
+    assert [(pair.better, pair.worse, pair.agrees) for pair in pairs] == [("high", "low", 0.5)]
+
+
+def test_the_longer_answer_is_a_judge_too_and_like_lengths_are_looked_at_apart() -> None:
+    rated = (
+        ratings("a", ("x" * 10, 5), ("x" * 2, 1))  # judge right, longer right, unlike
+        + ratings("b", ("x" * 8, 5), ("x" * 10, 1))  # judge right, longer wrong, alike
+        + ratings("c", ("x" * 9, 5), ("x" * 9, 1))  # judge wrong, longer can't tell, alike
+    )
+    metrics = agreement_metrics(rated_pairs(rated, [4, 1, 3, 2, 1, 2]), 200, 0.95, 0)
+    assert (metrics["pairs"], metrics["pairs_alike"]) == (3, 2)
+    assert metrics["agreement"] == pytest.approx(2 / 3)
+    assert metrics["longer_agreement"] == pytest.approx(1.5 / 3)
+    assert (metrics["agreement_alike"], metrics["longer_agreement_alike"]) == (0.5, 0.25)
+    assert metrics["agreement_low"] < metrics["agreement"] < metrics["agreement_high"]
+
+
+def test_without_pairs_of_like_length_nothing_is_said_of_them() -> None:
+    metrics = agreement_metrics(rated_pairs(ratings("a", ("x" * 10, 5), ("x", 1)), [1, 0]), 200, 0.95, 0)
+    assert metrics["pairs_alike"] == 0
+    assert "agreement_alike" not in metrics
