@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -15,7 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from selfreward.store import Manifest
-from selfreward.tracking.metrics import GIB, Iteration, cost, outside_judge, pass_metrics, summary, verdict
+from selfreward.tracking.descriptions import describe, judged_by
+from selfreward.tracking.metrics import GIB, Iteration, cost, pass_metrics, summary, verdict
+from selfreward.tracking.numbers import decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -48,7 +49,7 @@ class RunConsole:
 
     def heading(self, iteration: int, last: int) -> None:
         """Say which iteration begins."""
-        text = "policy 0, the base model" if iteration == 0 else f"iteration {iteration} of {last}"
+        text = "policy 0, where the loop begins" if iteration == 0 else f"iteration {iteration} of {last}"
         self.say(Text(f"\n{text}", style="bold"))
 
     def iteration(self, number: int, iteration: Iteration) -> None:
@@ -56,16 +57,18 @@ class RunConsole:
         self._say_reused()
         if number:
             self.say(iteration_table(iteration))
+        elif agreed := agreement(iteration):
+            self.say(f"  its judge and people: {agreed}")
 
     def waiting(self, stage: str, artifact_id: str) -> None:
-        self.say(Text(f"  {stage:<12}{artifact_id}  another process is making it; waiting", style="yellow"))
+        self.say(Text(f"  {stage:<16}{artifact_id}  another process is making it; waiting", style="yellow"))
 
     def started(self, stage: str, artifact_id: str) -> None:
         self._say_reused()
         self._began, self._tokens = time.perf_counter(), 0
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<16}"),
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]}"),
             TimeRemainingColumn(compact=True),
@@ -98,7 +101,7 @@ class RunConsole:
         self.computed += 1
         speed = manifest.cost.tokens / manifest.cost.seconds if manifest.cost.tokens else 0
         timing = f"{manifest.cost.seconds:6.1f} s" + (f" {speed:6,.0f} tokens/s" if speed else " " * 16)
-        self.say(Text(f"  {manifest.stage:<12}{timing}  {_describe(manifest)}  {manifest.id}"))
+        self.say(Text(f"  {manifest.stage:<16}{timing}  {describe(manifest)}  {manifest.id}"))
 
     def _say_reused(self) -> None:
         if self._reused:
@@ -116,24 +119,27 @@ def iteration_table(iteration: Iteration) -> Table:
     """What one iteration came to."""
     values = summary(iteration)
     judged = iteration["judgements"].metrics
-    judge, grader = (_by(iteration[name].manifest) for name in ("judgements", "evaluation"))
+    judge, grader = (judged_by(iteration[name].manifest) for name in ("judgements", "evaluation"))
     rows = {
-        "pairs": f"{values['pairs/pairs']:.0f} from {_percent(values['pairs/yield'])} of prompts, "
-        f"{_percent(values['pairs/tie_rate'])} ties, "
-        f"{_percent(values['judgements/parse_failure_rate'])} of judgements unreadable",
+        "pairs": f"{values['pairs/pairs']:.0f} from {percent(values['pairs/yield'])} of prompts, "
+        f"{percent(values['pairs/tie_rate'])} ties, "
+        f"{percent(values['judgements/parse_failure_rate'])} of judgements unreadable",
         "scores": f"0 {sparkline(judged['score_histogram'])} {judged['highest_score']:g}, "
-        f"mean {_number(values.get('judgements/mean_score'))}{judge}",
+        f"mean {decimal(values.get('judgements/mean_score'))}{judge}",
         "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
         "training": f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
-        f"reward margin {values['train/reward_margin']:+.3f}, accuracy {_percent(values['train/reward_accuracy'])}",
+        f"reward margin {values['train/reward_margin']:+.3f}, accuracy {percent(values['train/reward_accuracy'])}",
         "win rate": f"{win_rate(iteration)} over policy 0{grader}: {verdict(iteration['evaluation'].metrics)}; "
-        f"by length alone {_percent(values['evaluation/length_win_rate'])}",
+        f"by length alone {percent(values['evaluation/length_win_rate'])}, "
+        f"at equal length {percent(values['evaluation/controlled_win_rate'])}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
-        f"{_number(values.get('cost/peak_memory_gib'), 1)} GiB at most",
+        f"{decimal(values.get('cost/peak_memory_gib'), 1)} GiB at most",
         "memory": _memory(values),
     }
     if passing := pass_rate(iteration):
         rows["pass rate"] = passing
+    if agreed := agreement(iteration):
+        rows["people"] = agreed
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 1))
     table.add_column(style="bold", no_wrap=True, min_width=10)
     table.add_column()
@@ -156,18 +162,20 @@ def _memory(values: Mapping[str, float]) -> str:
 def final_table(iterations: Sequence[Iteration]) -> Table:
     """One row an iteration."""
     columns: dict[str, Callable[[Iteration, dict[str, float]], str]] = {
-        "pairs": lambda _, values: _number(values.get("pairs/pairs"), 0),
-        "ties": lambda _, values: _percent(values.get("pairs/tie_rate")),
-        "loss": lambda _, values: _number(values.get("train/loss_last"), 3),
-        "margin": lambda _, values: _number(values.get("train/reward_margin"), 3),
-        "score": lambda _, values: _number(values.get("evaluation/mean_score")),
-        "tokens": lambda _, values: _number(values.get("evaluation/mean_tokens"), 0),
+        "pairs": lambda _, values: decimal(values.get("pairs/pairs"), 0),
+        "ties": lambda _, values: percent(values.get("pairs/tie_rate")),
+        "loss": lambda _, values: decimal(values.get("train/loss_last"), 3),
+        "margin": lambda _, values: decimal(values.get("train/reward_margin"), 3),
+        "score": lambda _, values: decimal(values.get("evaluation/mean_score")),
+        "tokens": lambda _, values: decimal(values.get("evaluation/mean_tokens"), 0),
         "win rate": lambda iteration, _: win_rate(iteration),
         "time": lambda iteration, _: f"{cost(iteration).seconds:.0f} s",
         "memory": lambda iteration, _: f"{cost(iteration).peak_memory_bytes / GIB:.1f} GiB",
     }
     if any(map(pass_metrics, iterations)):
-        columns["passes"] = lambda _, values: _percent(values.get("evaluation/pass_rate"))
+        columns["passes"] = lambda _, values: percent(values.get("evaluation/pass_rate"))
+    if any("agreement" in iteration for iteration in iterations):
+        columns["people"] = lambda _, values: percent(values.get("agreement/agreement"))
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for name in ("policy", *columns):
         table.add_column(name, justify="right", no_wrap=True)
@@ -182,9 +190,7 @@ def win_rate(iteration: Iteration) -> str:
     metrics = iteration["evaluation"].metrics
     if "win_rate" not in metrics:
         return "–"
-    return (
-        f"{_percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
-    )
+    return f"{percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
 
 
 def pass_rate(iteration: Iteration) -> str:
@@ -192,52 +198,31 @@ def pass_rate(iteration: Iteration) -> str:
     metrics = pass_metrics(iteration)
     if not metrics:
         return ""
-    apart = [f"{_percent(metrics[f'pass_rate_{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate_{c}" in metrics]
-    text = _percent(metrics["pass_rate"]) + (f" ({', '.join(apart)} kinds)" if len(apart) > 1 else "")
+    apart = [f"{percent(metrics[f'pass_rate_{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate_{c}" in metrics]
+    text = percent(metrics["pass_rate"]) + (f" ({', '.join(apart)} kinds)" if len(apart) > 1 else "")
     if "pass_gain" in metrics:
         low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]
         text += f", {100 * metrics['pass_gain']:+.0f} points [{low:+.0f}, {high:+.0f}] on policy 0"
     return text
 
 
+def agreement(iteration: Iteration) -> str:
+    """How far the policy's judge agrees with people, beside a judge that prefers the longer answer; empty where no
+    ratings of theirs are there."""
+    if "agreement" not in iteration:
+        return ""
+    metrics = iteration["agreement"].metrics
+    parts = [
+        f"{percent(metrics[f'agreement{kind}'])} "
+        f"[{100 * metrics[f'agreement{kind}_low']:.0f}, {100 * metrics[f'agreement{kind}_high']:.0f}] of "
+        f"{metrics[f'pairs{kind}']} pairs{of} agree, by length {percent(metrics[f'longer_agreement{kind}'])}"
+        for kind, of in (("", ""), ("_alike", " of like length"))
+        if metrics[f"pairs{kind}"]
+    ]
+    return "; ".join(parts)
+
+
 def sparkline(counts: Sequence[int]) -> str:
     """Counts as a row of bars; a count above zero always shows."""
     highest = max(counts, default=0)
     return "".join(_BARS[-(-count * 8 // highest) if highest else 0] for count in counts)
-
-
-def _describe(manifest: Manifest) -> str:
-    metrics: dict[str, Any] = manifest.metrics
-    if manifest.stage == "prompts":
-        return f"{metrics['prompts']} prompts"
-    if manifest.stage == "candidates":
-        return f"{metrics['candidates']} of {metrics['mean_tokens']:.0f} tokens each"
-    if manifest.stage == "judgements":
-        mean = _number(metrics["mean_score"])
-        return f"{metrics['scored']} of {metrics['judgements']} scored, mean {mean}{_by(manifest)}"
-    if manifest.stage == "pairs":
-        return f"{metrics['pairs']} pairs of {metrics['prompts']} prompts, {metrics['ties']} ties"
-    if manifest.stage == "references":
-        return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
-    if manifest.stage == "parity":
-        off, most = metrics["difference"], metrics["largest_difference"]
-        return f"{off:.2g} nats a token off training, {most:.2g} at most"
-    if manifest.stage == "evaluations":
-        rate = metrics.get("win_rate")
-        return f"{metrics['answers']} answers" + (f", win rate {_percent(rate)}" if rate is not None else "")
-    steps = metrics.get("steps")
-    return f"{steps} steps on {metrics['pairs']} pairs" if steps else "the base model"
-
-
-def _by(judged: Manifest) -> str:
-    """Who judged, where it was not a policy."""
-    model = outside_judge(judged)
-    return f", judged by {model}" if model else ""
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

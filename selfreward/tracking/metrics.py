@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from selfreward.store import Artifact, Cost, Manifest
 
 Iteration = Mapping[str, Artifact]
-"""An iteration's artifacts by the names of the loop: prompts, candidates, judgements, pairs, policy, parity, and, for
-the evaluation, held_out_candidates, held_out_judgements, evaluation. Iteration 0 has only policy, parity and those."""
+"""An iteration's artifacts by the names of the loop: source, prompts, candidates, judgements, pairs, references,
+policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's answers are
+kept for it, agreement and imitation. Iteration 0 has policy, parity, those of the evaluation, and what policy 0 comes
+from: chunks, rephrasings, pretrained, demonstrations, ratings."""
 
 GIB = 1 << 30
 
 _NAMES = {
+    "prompts": ("prompts", "mean_words", "distinct_2", "self_bleu", "mean_distance", "cluster_evenness"),
+    "source": ("mean_nearest_seed", "looked_at"),
     "candidates": ("candidates", "mean_tokens", "finished_share", "distinct_share", "prompts_too_long"),
     "judgements": ("mean_score", "parse_failure_rate", "score_mass"),
     "pairs": (
@@ -39,6 +44,23 @@ _NAMES = {
         "preference",
         "order_agreement",
         "length_win_rate",
+        "controlled_win_rate",
+        "controlled_win_rate_low",
+        "controlled_win_rate_high",
+    ),
+    "rephrasings": ("used", "numbers_kept", "names_kept"),
+    "perplexity": ("perplexity", "perplexity_low", "perplexity_high"),
+    "base_perplexity": ("perplexity", "perplexity_low", "perplexity_high"),
+    "imitation": ("perplexity", "perplexity_low", "perplexity_high"),
+    "agreement": (
+        "agreement",
+        "agreement_low",
+        "agreement_high",
+        "longer_agreement",
+        "agreement_alike",
+        "agreement_alike_low",
+        "agreement_alike_high",
+        "longer_agreement_alike",
     ),
 }
 
@@ -53,6 +75,8 @@ def summary(iteration: Iteration) -> dict[str, float]:
     found |= {f"evaluation/{name}": value for name, value in pass_metrics(iteration).items()}
     if "pairs" in iteration:
         found |= {f"train/{name}": value for name, value in _training(iteration["policy"].metrics).items()}
+    elif "loss" in iteration["policy"].metrics:
+        found |= {f"tuning/{name}": value for name, value in _losses(iteration["policy"].metrics).items()}
     total = cost(iteration)
     found |= {"cost/seconds": total.seconds, "cost/tokens": total.tokens}
     if total.peak_memory_bytes:
@@ -64,6 +88,15 @@ def pass_metrics(iteration: Iteration) -> dict[str, float]:
     """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has any."""
     metrics = iteration["evaluation"].metrics if "evaluation" in iteration else {}
     return {name: value for name, value in metrics.items() if name.startswith("pass_")}
+
+
+def objective(iteration: Iteration) -> float:
+    """What a sweep looks for the most of: the win rate over policy 0; of policy 0 alone, how far its judge agrees with
+    people; no number where neither was measured."""
+    for name, metric in (("evaluation", "win_rate"), ("agreement", "agreement")):
+        if name in iteration and metric in iteration[name].metrics:
+            return iteration[name].metrics[metric]
+    return math.nan
 
 
 def memory(iteration: Iteration) -> dict[str, float]:
@@ -90,7 +123,10 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
 
 
 def outside_judge(judged: Manifest) -> str | None:
-    """The model of the outside engine that judged; None where a policy did, or a judge that asks no model."""
+    """What judged where no policy did: an outside engine's model, or a judge tuned apart; None for a judge that asks no
+    model."""
+    if any(judged.parents.get(name, "").startswith("graders/") for name in ("policy", "judge")):
+        return "an independent judge"
     engine = judged.config["engine"]
     return engine["model"] or engine["tokenizer"] if judged.config["texts"] else None
 
@@ -101,12 +137,14 @@ def artifact_names(iteration: Iteration) -> dict[str, Any]:
 
 
 def _training(metrics: Mapping[str, Any]) -> dict[str, float]:
-    losses, margins, accuracies = metrics["loss"], metrics["reward_margin"], metrics["reward_accuracy"]
-    last = max(len(losses) // 4, 1)  # the last quarter of the steps: one step alone is noise
-    return {
-        "loss_first": losses[0],
-        "loss_last": fmean(losses[-last:]),
-        "reward_margin": fmean(margins[-last:]),
-        "reward_accuracy": fmean(accuracies[-last:]),
-        "steps": metrics["steps"],
-    }
+    margins, accuracies = (_last(metrics[name]) for name in ("reward_margin", "reward_accuracy"))
+    return _losses(metrics) | {"reward_margin": margins, "reward_accuracy": accuracies}
+
+
+def _losses(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {"loss_first": metrics["loss"][0], "loss_last": _last(metrics["loss"]), "steps": metrics["steps"]}
+
+
+def _last(values: Sequence[float]) -> float:
+    """The mean over the last quarter of the steps: one step alone is noise."""
+    return fmean(values[-max(len(values) // 4, 1) :])

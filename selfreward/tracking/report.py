@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
 from selfreward.store.manifest import write_atomically
+from selfreward.tracking.data_card import data_cards
 from selfreward.tracking.metrics import Iteration, artifact_names, outside_judge, summary, verdict
 
 NOTHING = "\N{EN DASH}"  # in the place of what was not measured
@@ -57,8 +58,22 @@ COLUMNS = {
         Column("score", ("evaluation/mean_score",), "{:.2f}"),
         Column("win rate", ("evaluation/win_rate",), "{:.0%}"),
         Column("interval", ("evaluation/win_rate_low", "evaluation/win_rate_high"), "{:.0%} to {:.0%}"),
+        Column("at equal length", ("evaluation/controlled_win_rate",), "{:.0%}"),
         Column("mean tokens", ("evaluation/mean_tokens",), "{:.0f}"),
         Column("distinct\N{NON-BREAKING HYPHEN}2", ("evaluation/distinct_2",), "{:.2f}"),
+    ),
+    "Its judge and people": (
+        Column("agreement", ("agreement/agreement",), "{:.1%}"),
+        Column("interval", ("agreement/agreement_low", "agreement/agreement_high"), "{:.0%} to {:.0%}"),
+        Column("by length", ("agreement/longer_agreement",), "{:.1%}"),
+        Column("like length", ("agreement/agreement_alike",), "{:.1%}"),
+        Column("interval", ("agreement/agreement_alike_low", "agreement/agreement_alike_high"), "{:.0%} to {:.0%}"),
+    ),
+    "Surprise (perplexity)": (
+        Column("documents", ("perplexity/perplexity",), "{:.2f}"),
+        Column("before", ("base_perplexity/perplexity",), "{:.2f}"),
+        Column("people's answers", ("imitation/perplexity",), "{:.2f}"),
+        Column("interval", ("imitation/perplexity_low", "imitation/perplexity_high"), "{:.2f} to {:.2f}"),
     ),
     "Checked by code": (
         Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
@@ -112,6 +127,7 @@ def write_report(
             title=title,
             outcome=outcome(iterations),
             last=len(iterations) - 1,
+            beginning=beginning(iterations[0]),
             evaluation=evaluation,
             grader=outside_judge(evaluation.manifest),
             judge=outside_judge(iterations[-1]["judgements"].manifest) if iterations[1:] else None,
@@ -122,6 +138,7 @@ def write_report(
             examples=[find_examples(iteration, examples) for iteration in iterations[1:]],
             comparisons=comparisons,
             duels=[(duel, duel_outcome(duel, f"policy {len(iterations) - 1}")) for duel in comparisons[:examples]],
+            cards=data_cards(iterations, examples),
             duel_chart=charts.duels(comparisons) if comparisons else None,
             settings=list(flatten(settings)),
             artifacts=[
@@ -140,11 +157,18 @@ def measured(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[Column, ...
     return {group: cs for group, cs in COLUMNS.items() if any(name in found for c in cs for name in c.names)}
 
 
+def beginning(first: Iteration) -> str:
+    """What policy 0 is, by the artifacts of iteration 0."""
+    learned = ["has learned from documents"] if "pretrained" in first else []
+    learned += ["is tuned on what people wrote"] if {"demonstrations", "ratings"} & first.keys() else []
+    return " and ".join(learned) or "is the base model"
+
+
 def outcome(iterations: Sequence[Iteration]) -> str:
     """One sentence: whether the last policy is better than policy 0, as far as anything was shown."""
     metrics = iterations[-1]["evaluation"].metrics
     if "win_rate" not in metrics:
-        return "There is policy 0 alone: no policy was trained, and none compared."
+        return "There is policy 0 alone: none was compared with it."
     digits = 1 if metrics["answers"] >= 100 else 0  # fewer duels don't carry a decimal
     rate, low, high = (f"{metrics[name]:.{digits}%}" for name in ("win_rate", "win_rate_low", "win_rate_high"))
     return _spaced(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from filelock import FileLock, Timeout
 from selfreward.errors import ArtifactError, BusyError
 from selfreward.store import Artifact, Manifest
 from selfreward.store.manifest import write_atomically
+from selfreward.tracking.data_card import data_cards, markdown
 from selfreward.tracking.metrics import Iteration, artifact_names
 
 LINEAGE = "lineage.json"
 SETTINGS = "config.json"
+CARD = "data_card.md"
 
 
 @contextmanager
@@ -45,6 +48,9 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
     for number, iteration in enumerate(iterations):
         place = folder / "iterations" / str(number)
         place.mkdir(parents=True, exist_ok=True)
+        for path in place.iterdir():
+            if path.is_symlink() and path.name not in iteration:
+                path.unlink()  # of the same run under other settings
         for name, artifact in iteration.items():
             target = os.path.relpath(artifact.path, place)
             path = place / name
@@ -55,12 +61,22 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
     write_atomically(folder / LINEAGE, _lineage(iterations))
 
 
-def linked(folder: Path, number: int, name: str) -> Artifact:
-    """The artifact that is linked under this name in iteration `number`. Raises `ArtifactError` where it isn't."""
-    path = folder / "iterations" / str(number) / name
-    if (manifest := Manifest.read(path)) is None:
-        raise ArtifactError(f"{path} leads to no artifact: the run has not come so far")
-    return Artifact(path, manifest)
+def write_cards(folder: Path, iterations: Sequence[Iteration]) -> None:
+    """Put a data card beside the artifacts of each iteration that has data to learn from."""
+    for number, cards in groupby(data_cards(iterations), key=lambda card: card.iteration):
+        place = folder / "iterations" / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(place / CARD, "\n".join(map(markdown, cards)).encode())
+
+
+def linked(folder: Path, number: int) -> Iteration:
+    """The artifacts of iteration `number` by name. Raises `ArtifactError` where none are linked."""
+    place = folder / "iterations" / str(number)
+    paths = sorted(path for path in place.glob("*") if path.is_symlink())
+    found = {path.name: Artifact(path, manifest) for path in paths if (manifest := Manifest.read(path))}
+    if not found:
+        raise ArtifactError(f"{place} leads to no artifact: the run has not come so far")
+    return found
 
 
 def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:

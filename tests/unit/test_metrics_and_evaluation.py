@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfreward.hygiene.diversity import distinct_n
+from selfreward.intervals import bootstrap, bootstrap_ratio, length_controlled
 from selfreward.records import Candidate, Judgement
 from selfreward.stages.candidates import EngineIdentity
-from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, bootstrap, distinct_n, duel_metrics
+from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, duel_metrics
 from selfreward.store import Artifact, Cost, Manifest, Metrics, Store
 from selfreward.tracking.console import sparkline
 from selfreward.tracking.metrics import GIB, cost, summary
@@ -216,3 +218,41 @@ def test_costs_add_up_but_for_memory_of_which_the_highest_counts(parts: list[Cos
 )
 def test_a_sparkline_has_a_bar_for_each_count_and_shows_any_above_zero(counts: list[int], bars: str) -> None:
     assert sparkline(counts) == bars
+
+
+# Groups, and lengths
+
+
+def test_of_groups_of_one_the_ratio_is_a_mean() -> None:
+    values = [0.0, 1.0, 1.0, 0.5] * 20
+    ratio, mean = bootstrap_ratio(values, [1] * 80, 4000, 0.9, 0), bootstrap(values, 4000, 0.9, 0)
+    assert (ratio.low, ratio.high) == pytest.approx((mean.low, mean.high), abs=0.02)
+
+
+def test_what_comes_in_groups_is_known_less_well() -> None:
+    apart = bootstrap_ratio([1.0, 0.0] * 20, [1] * 40, 2000, 0.9, 0)
+    together = bootstrap_ratio([10.0, 0.0] * 2, [10] * 4, 2000, 0.9, 0)
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+def test_where_the_longer_answer_wins_nine_times_in_ten_nothing_is_left_at_equal_length() -> None:
+    longer = [40.0] * 60 + [-40.0] * 30
+    wins = [1.0] * 54 + [0.0] * 6 + [1.0] * 3 + [0.0] * 27
+    rate, around = length_controlled(wins, longer, 500, 0.95, 0)
+    assert fmean(wins) > 0.6
+    assert around.low < 0.5 < around.high
+    assert rate == pytest.approx(0.5, abs=0.03)
+
+
+def test_where_length_has_no_say_the_win_rate_stays() -> None:
+    longer = [40.0, -40.0, 40.0, -40.0] * 25
+    wins = [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0] * 12 + [1.0] * 4
+    rate, around = length_controlled(wins, longer, 500, 0.95, 0)
+    assert rate == pytest.approx(fmean(wins), abs=0.02)
+    assert around.low < rate < around.high
+
+
+@pytest.mark.parametrize("wins", [[1.0] * 10, [0.0] * 10, [0.5] * 10])
+def test_duels_that_all_go_one_way_have_a_finite_rate(wins: list[float]) -> None:
+    rate, around = length_controlled(wins, [float(i) for i in range(10)], 100, 0.95, 0)
+    assert 0 <= around.low <= rate <= around.high <= 1

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from selfreward.records import Candidate, Comparison, Judgement, PreferencePair, to_table
+from selfreward.records import Candidate, Comparison, Judgement, PreferencePair, Prompt, to_table
 from selfreward.store import Artifact, Cost, Manifest
 from selfreward.store.identity import file_sha256
 from selfreward.store.manifest import FileEntry
@@ -25,6 +25,13 @@ SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
 
 ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None, "model": None}}
+TAKEN = {"prompts": 11, "left_out": {"prompt is null": 1}, "first_left_out": {"prompt is null": "p.jsonl, line 3"}}
+GATED = {"came": 11, "prompts": 9, "left_out": {"is a near duplicate": 2}, "redacted": {"e-mail": 1}}
+GATED |= {"examples_left_out": {"is a near duplicate": [f"again {SCRIPT}"]}, "languages": {"en": 9}}
+GATED |= {"words": [4, 6, 9], "mean_words": 6.3, "distinct_1": 0.8, "distinct_2": 0.9, "self_bleu": 0.1}
+AGREED = {"pairs": 40, "agreement": 0.7, "agreement_low": 0.6, "agreement_high": 0.8, "longer_agreement": 0.66}
+AGREED |= {"pairs_alike": 9, "agreement_alike": 0.6, "agreement_alike_low": 0.4, "agreement_alike_high": 0.8}
+AGREED |= {"longer_agreement_alike": 0.5}
 PARITY = {"difference": 0.012, "largest_difference": 0.25, "adapter_share": None}
 
 
@@ -53,6 +60,7 @@ class Maker:
         texts |= {"finished_share": 0.5, "distinct_1": 0.5, "distinct_2": 0.8}
         won = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high, "win_rate_shown": not low <= 0.5 <= high}
         won |= {"confidence": 0.95, "preference": 0.5, "ties": 1, "order_agreement": 0.25, "length_win_rate": 0.6}
+        won |= {"controlled_win_rate": 0.44, "controlled_win_rate_low": 0.3, "controlled_win_rate_high": 0.6}
         return {
             "held_out_candidates": self.artifact("candidates", {"lengths": [8, 10], "finished_share": 0.5}),
             "held_out_judgements": self.artifact("judgements", {"scores": [1.0, 3.0]}),
@@ -77,7 +85,8 @@ class Maker:
         paired = {"pairs": len(pairs), "yield": 0.5, "tie_rate": 0.25, "chosen_tokens": 3.0, "rejected_tokens": 2.0}
         curve = {"steps": 2, "loss": [0.693, 0.6], "reward_margin": [0.0, 0.1], "reward_accuracy": [0.0, 1.0]}
         return {
-            "prompts": self.artifact("prompts", {"prompts": 9}),
+            "source": self.artifact("prompts", TAKEN, config={"source": {"kind": "seed_pool"}}),
+            "prompts": self.artifact("gate", GATED, [Prompt("a", f"asked {SCRIPT}", "advice")]),
             "candidates": self.artifact("candidates", written, candidates),
             "judgements": self.artifact("judgements", scored, judgements, ASKED),
             "pairs": self.artifact("pairs", paired, pairs),
@@ -138,7 +147,7 @@ def written(tmp_path: Path, iterations: Sequence[Iteration], examples: int = 3) 
 def test_escapes_whatever_people_and_models_wrote(tmp_path: Path, iterations: list[Iteration]) -> None:
     html = written(tmp_path, iterations)
     assert "<script" not in html
-    for text in ("run", "prompt a", "worst", "Score: 1", "held-out", "new", "old"):
+    for text in ("run", "asked", "again", "prompt a", "worst", "Score: 1", "held-out", "new", "old"):
         assert f"{text} &lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
@@ -229,6 +238,46 @@ def test_shows_how_far_the_engine_was_from_training_before_each_policy_was_used(
         ("0", True, False),
         ("1", False, True),
     ]
+
+
+def test_shows_how_far_the_judge_agrees_with_people_where_their_ratings_are_there(
+    tmp_path: Path, iterations: list[Iteration]
+) -> None:
+    assert "Its judge and people" not in written(tmp_path, iterations)
+    trained = {**iterations[1], "agreement": Maker(tmp_path / "more").artifact("agreements", AGREED)}
+    html = written(tmp_path, [iterations[0], trained])
+    assert "Its judge and people" in html
+    row = next(row for row in re.findall(r"<tr>.*?</tr>", html) if '<th scope="row">1</th>' in row)
+    shown = re.sub(r"<.*?>", " ", row).replace("\N{NO-BREAK SPACE}", " ")
+    assert "70.0 % 60 % to 80 % 66.0 % 60.0 % 40 % to 80 %" in " ".join(shown.split())
+
+
+def test_shows_where_prompts_came_from_and_what_became_of_them(tmp_path: Path, iterations: list[Iteration]) -> None:
+    html = " ".join(written(tmp_path, iterations).split())
+    assert "Taken from the source seed_pool." in html
+    for name, count in [
+        ("left out: prompt is null", 1),
+        ("came to the gate", 11),
+        ("left out: is a near duplicate", 2),
+        ("asked", 9),
+    ]:
+        assert f'<tr><td>{name}</td><td class="number">{count}</td>' in html
+    for name, value in [("redacted", "1 e-mail"), ("languages", "en 9"), ("self-BLEU", "0.10")]:
+        assert f"<span>{name}</span><code>{value}</code>" in html
+
+
+def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteration]) -> None:
+    maker, first = Maker(tmp_path / "more"), iterations[0]
+    assert "Policy 0 is the base model. In" in written(tmp_path, iterations)
+    pretrained = {"pretrained": maker.artifact("policies", {})}
+    graded = {"left_out": {}, "first_left_out": {}, "held_out": 9}
+    ratings = {"ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}})}
+    for more, said in [
+        (pretrained, "Policy 0 has learned from documents. In"),
+        (ratings, "Policy 0 is tuned on what people wrote. In"),
+        (pretrained | ratings, "Policy 0 has learned from documents and is tuned on what people wrote. In"),
+    ]:
+        assert said in written(tmp_path, [{**first, **more}, *iterations[1:]])
 
 
 def test_policy_0_alone_makes_a_report(tmp_path: Path, iterations: list[Iteration]) -> None:

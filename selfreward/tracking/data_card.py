@@ -1,0 +1,149 @@
+"""A data card: where what an iteration learns from came from, what was left out at each step, and what it is like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from selfreward.records import Chunk, Prompt, Rephrasing
+from selfreward.store import Artifact
+from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.numbers import percent
+
+SHOWN = 20
+"""Texts to read in a card."""
+
+_RISKS = (
+    "A policy learns from nothing else than what is here: what it lacks, the policy does not learn.",
+    "What a policy wrote carries its habits and its errors; filters look at its form, not at its sense.",
+    "Personal data is found by patterns: names and unusual forms pass.",
+    "A text that says what an evaluation says in other words passes the check against it.",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is there at a step, or what was left out at it, with one text of that or the place of one."""
+
+    name: str
+    count: int
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """Of what an iteration learns from: one sentence on the origin, the steps, facts by name, texts to read."""
+
+    iteration: int
+    title: str
+    origin: str
+    steps: list[Step]
+    facts: dict[str, str]
+    examples: list[str]
+
+
+def data_cards(iterations: Sequence[Iteration], examples: int = SHOWN) -> list[DataCard]:
+    """The cards of all iterations: of prompts, of rephrased documents, and of what people wrote."""
+    cards: list[DataCard] = []
+    for number, iteration in enumerate(iterations):
+        if "rephrasings" in iteration:
+            cards.append(_rephrasings_card(number, iteration, examples))
+        cards += [_people_card(number, iteration[name]) for name in ("demonstrations", "ratings") if name in iteration]
+        if "prompts" in iteration:
+            cards.append(_prompts_card(number, iteration, examples))
+    return cards
+
+
+def markdown(card: DataCard) -> str:
+    """A card as text."""
+    rows = [f"| {step.name} | {step.count:,} | {_cell(step.example)} |" for step in card.steps]
+    parts = [
+        f"# {card.title}",
+        card.origin,
+        "\n".join(["| step | number | left out, for example |", "| --- | ---: | --- |", *rows]),
+        "\n".join(f"- {name}: {value}" for name, value in card.facts.items()),
+    ]
+    if card.examples:
+        parts += ["## Some of it", "\n".join(f"{n}. {_cell(text)}" for n, text in enumerate(card.examples, start=1))]
+    parts += ["## Risks", "\n".join(f"- {risk}" for risk in _RISKS)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
+    source, gate = iteration["source"], iteration["prompts"]
+    steps: list[Step] = []
+    if source.manifest.stage == "new_prompts":
+        kind = source.manifest.config["generation"]["kind"]
+        origin = f"Written by a policy ({kind}) in {source.metrics['rounds']} rounds."
+        steps.append(Step("proposals", source.metrics["looked_at"]))
+        steps += _left_out(source.metrics, "examples_left_out")
+    elif source.manifest.stage == "document_prompts":
+        origin = "Questions that a policy asked about documents."
+        steps.append(Step("questions", source.metrics["pool"]))
+    else:
+        origin = f"Taken from the source {source.manifest.config['source']['kind']}."
+        steps += _left_out(source.metrics, "first_left_out")
+    steps.append(Step("came to the gate", gate.metrics["came"]))
+    steps += _left_out(gate.metrics, "examples_left_out")
+    steps.append(Step("asked", gate.metrics["prompts"]))
+    facts = {name: value for name, value in _facts(iteration) if value}
+    shown = [prompt.prompt for prompt in islice(gate.read(Prompt), examples)]
+    return DataCard(number, f"Prompts of iteration {number}", origin, steps, facts, shown)
+
+
+def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataCard:
+    chunks, made = iteration["chunks"], iteration["rephrasings"]
+    metrics = made.metrics
+    steps = [Step("documents", chunks.metrics["documents"]), *_left_out(chunks.metrics, "first_left_out")]
+    steps += [Step("chunks of those not held out", metrics["rephrasings"])]
+    steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
+    steps.append(Step("rephrasings used", metrics["used"]))
+    facts = {
+        "styles": ", ".join(f"{name} {count}" for name, count in metrics["used_by_style"].items()),
+        "numbers kept": percent(metrics["numbers_kept"]),
+        "names kept": percent(metrics["names_kept"]),
+    }
+    before = {chunk.chunk_id: chunk.text for chunk in chunks.read(Chunk)}
+    used = (one for one in made.read(Rephrasing) if not one.left_out)
+    shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in islice(used, examples)]
+    origin = "Chunks of documents, each in a policy's own words."
+    return DataCard(number, "Rephrased documents", origin, steps, facts, shown)
+
+
+def _people_card(number: int, seeds: Artifact) -> DataCard:
+    metrics, stage = seeds.metrics, seeds.manifest.stage
+    origin = f"Read from a file of people's {stage}, in the form {seeds.manifest.config['reading']['format']}."
+    steps = [*_left_out(metrics, "first_left_out"), Step("learned from", seeds.manifest.rows)]
+    facts = {"kept apart to measure by": f"{metrics['held_out']}"} if metrics["held_out"] else {}
+    return DataCard(number, f"People's {stage}", origin, steps, facts, [])
+
+
+def _left_out(metrics: Mapping[str, object], shown: str) -> Iterator[Step]:
+    """What was left out, with the first of the texts, or the place, that the metric `shown` has for a reason."""
+    counts, texts = metrics["left_out"], metrics[shown]
+    assert isinstance(counts, Mapping) and isinstance(texts, Mapping)
+    for reason, count in counts.items():
+        example = texts.get(reason, "")
+        yield Step(f"left out: {reason}", count, example if isinstance(example, str) else next(iter(example), ""))
+
+
+def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
+    gate, source = iteration["prompts"].metrics, iteration["source"].metrics
+    words = sorted(gate["words"])
+    if words:
+        middle, last = words[len(words) // 2], words[-1]
+        yield "words", f"{gate['mean_words']:.1f} on average, {middle} in the middle, {last} at most"
+    yield "languages", ", ".join(f"{name} {count}" for name, count in gate["languages"].items())
+    yield "distinct-1, distinct-2", f"{gate['distinct_1']:.2f}, {gate['distinct_2']:.2f}"
+    yield "self-BLEU", f"{gate['self_bleu']:.2f}"
+    if source.get("mean_nearest_seed") is not None:
+        yield "ROUGE-L to the nearest seed", f"{source['mean_nearest_seed']:.2f} on average"
+    if "mean_distance" in gate:
+        yield "mean distance of embeddings", f"{gate['mean_distance']:.2f}"
+        yield "evenness of their clusters", f"{gate['cluster_evenness']:.2f}"
+    yield "redacted", ", ".join(f"{count} {kind}" for kind, count in gate["redacted"].items())
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,13 @@
+"""Numbers as people read them; a dash for what was not measured."""
+
+from __future__ import annotations
+
+
+def percent(share: float | None) -> str:
+    """A share of one."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """With so many decimals."""
+    return "–" if value is None else f"{value:.{digits}f}"

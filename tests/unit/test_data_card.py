@@ -1,0 +1,117 @@
+"""A data card: where what is learned from came from, what was left out at each step and why, and some of it to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfreward.records import Chunk, Prompt, Rephrasing
+from selfreward.tracking.data_card import SHOWN, DataCard, data_cards, markdown
+from selfreward.tracking.metrics import Iteration
+from tests.unit.test_report import GATED, TAKEN, Maker
+
+WRITTEN = {
+    "rounds": 2,
+    "looked_at": 30,
+    "left_out": {"is cut off": 12, "is close to another": 7},
+    "examples_left_out": {"is cut off": ["Write a | table\nof"], "is close to another": ["Write a table."]},
+    "mean_nearest_seed": 0.31,
+}
+SOURCES = {
+    "written": ("new_prompts", WRITTEN, {"generation": {"kind": "self_instruct"}}),
+    "about documents": ("document_prompts", {"prompts": 11, "pool": 40}, {"iteration": 1}),
+    "taken": ("prompts", TAKEN, {"source": {"kind": "seed_pool"}}),
+}
+
+
+def asked(tmp_path: Path, source: str, count: int = 25) -> DataCard:
+    """The card of prompts from a source."""
+    maker = Maker(tmp_path)
+    prompts = [Prompt(str(number), f"Prompt\nnumber {number}", "own") for number in range(count)]
+    stage, metrics, config = SOURCES[source]
+    second: Iteration = {
+        "source": maker.artifact(stage, metrics, config=config),
+        "prompts": maker.artifact("gate", GATED, prompts),
+    }
+    (card,) = data_cards([maker.first(), second])
+    return card
+
+
+@pytest.mark.parametrize(
+    ("source", "origin", "steps"),
+    [
+        (
+            "written",
+            "Written by a policy (self_instruct) in 2 rounds.",
+            {"proposals": 30, "left out: is cut off": 12, "left out: is close to another": 7},
+        ),
+        ("about documents", "Questions that a policy asked about documents.", {"questions": 40}),
+        ("taken", "Taken from the source seed_pool.", {"left out: prompt is null": 1}),
+    ],
+)
+def test_says_where_prompts_came_from_and_what_became_of_them(
+    tmp_path: Path, source: str, origin: str, steps: dict[str, int]
+) -> None:
+    card = asked(tmp_path, source)
+    assert (card.iteration, card.title, card.origin) == (1, "Prompts of iteration 1", origin)
+    gated = {"came to the gate": 11, "left out: is a near duplicate": 2, "asked": 9}
+    assert {step.name: step.count for step in card.steps} == steps | gated
+
+
+def test_twenty_are_shown_each_on_a_line_of_its_own(tmp_path: Path) -> None:
+    lines = markdown(asked(tmp_path, "written")).splitlines()
+    first = lines.index("## Some of it") + 2
+    assert lines[first : first + SHOWN] == [f"{n + 1}. Prompt number {n}" for n in range(SHOWN)]
+    assert lines[first + SHOWN] == ""
+
+
+def test_a_text_cannot_break_the_table(tmp_path: Path) -> None:
+    assert "| left out: is cut off | 12 | Write a \\| table of |" in markdown(asked(tmp_path, "written")).splitlines()
+
+
+def test_says_how_near_the_prompts_are_to_those_that_were_shown_and_what_is_risky(tmp_path: Path) -> None:
+    text = markdown(asked(tmp_path, "written"))
+    assert "- ROUGE-L to the nearest seed: 0.31 on average" in text
+    assert "- redacted: 1 e-mail" in text
+    assert "## Risks" in text
+
+
+def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_rephrasing(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    chunks = {"documents": 3, "left_out": {"is there already": 1}, "first_left_out": {"is there already": "b.txt"}}
+    made = {"rephrasings": 4, "used": 1, "left_out": {"is cut off": 3}, "used_by_style": {"easy": 1}}
+    made |= {"numbers_kept": 0.8, "names_kept": None}
+    rows = [
+        Rephrasing("c", "easy", "In other words.", "", 0.8, None),
+        Rephrasing("d", "hard", "In", "is cut off", 0, 0),
+    ]
+    first: Iteration = {
+        **maker.first(),
+        "chunks": maker.artifact("chunks", chunks, [Chunk("c", "a.txt", "A text.", 3, False)]),
+        "rephrasings": maker.artifact("rephrasings", made, rows),
+    }
+    (card,) = data_cards([first])
+    assert {step.name: step.count for step in card.steps} == {
+        "documents": 3,
+        "left out: is there already": 1,
+        "chunks of those not held out": 4,
+        "left out: is cut off": 3,
+        "rephrasings used": 1,
+    }
+    text = markdown(card)
+    assert "| left out: is there already | 1 | b.txt |" in text
+    assert "- numbers kept: 80 %" in text
+    assert "1. A text. (easy:) In other words." in text
+
+
+def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    metrics = {"left_out": {"has no score": 2}, "first_left_out": {"has no score": "p.jsonl, line 7"}, "held_out": 0}
+    ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}})
+    (card,) = data_cards([{**maker.first(), "ratings": ratings}])
+    assert card.origin == "Read from a file of people's ratings, in the form groups."
+    assert [(step.name, step.count, step.example) for step in card.steps] == [
+        ("left out: has no score", 2, "p.jsonl, line 7"),
+        ("learned from", 0, ""),
+    ]
