@@ -32,7 +32,7 @@ def main(run: Path) -> None:
 
 def costs(places: list[Path]) -> None:
     by_stage = {name: Cost() for name in ORDER}
-    for path in (path for place in places for path in place.iterdir()):
+    for path in (path for place in places for path in place.iterdir() if path.name in by_stage):
         by_stage[path.name] += manifest(path).cost
     print(f"{'':22}{'seconds':>8}{'tokens':>9}{'tokens/s':>10}")
     for name, cost in by_stage.items():

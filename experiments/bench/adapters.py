@@ -9,20 +9,13 @@ import torch
 
 from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.config import LoraConfig
+from selfreward.judges.lessons import VERDICTS
 from selfreward.judges.rubric import build_message
 from selfreward.models import Models, save_adapter
 from selfreward.records import Candidate
 
 GRADED = Path("../shared/data/eft_oasst2_quality.jsonl")
 FOLDER = Path("outputs/bench/adapters")
-VERDICTS = [
-    "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
-    "The reply is on topic. But it deals with a small part of the request, leaves the rest out, and repeats itself.",
-    "The reply is on topic and deals with a good part of the request. Something is missing, and it could be clearer.",
-    "The reply is on topic, has substance, and does most of what was asked. Some of it is repetition or padding.",
-    "The reply does what was asked and keeps to the limits of the request. It is well ordered and easy to read.",
-    "The reply is correct throughout and complete. It is clear and well ordered, and an expert would change nothing.",
-]
 
 
 def policy(models: Models) -> Adapter:

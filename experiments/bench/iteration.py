@@ -116,7 +116,7 @@ def settings(model: Path, mode: str) -> RunConfig:
 
 def ready(cfg: RunConfig, model: Path) -> Tools:
     """The tools of a run, with the model loaded."""
-    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts), model, cfg)
+    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), model, cfg)
     _ = tools.models.base
     return tools
 

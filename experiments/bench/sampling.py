@@ -107,7 +107,7 @@ def compare_vllm(ours: Models, prompts: Sequence[list[int]], runs: int) -> None:
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         cfg.output_dir = folder
-        tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts), ours.folder, cfg)
+        tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), ours.folder, cfg)
         with closing(tools):
             server = tools.engine_of("sampling")
             for warm in (engine, server):

@@ -1,0 +1,57 @@
+"""A metric of runs that differ in their seeds alone, and its mean over them.
+
+    python experiments/over_seeds.py agreement.agreement outputs/one outputs/two outputs/three
+
+Names are `<artifact>.<metric>`, several joined by commas; each run's last iteration counts, or that of `--iteration`.
+Intervals, where the metric has one, are those of a single run; the last line has the mean and all values.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+
+from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.run_folder import linked
+
+
+def main() -> None:
+    """Print one line a run and metric."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("metrics")
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--iteration", type=int)
+    arguments = parser.parse_args()
+    made = {
+        run: linked(run, last(run) if arguments.iteration is None else arguments.iteration) for run in arguments.runs
+    }
+    for name in arguments.metrics.split(","):
+        values = [value(iteration, name) for iteration in made.values()]
+        for run, iteration in made.items():
+            print(f"{name}  {run.name}  {shown(iteration, name)}")
+        print(f"{name}  mean {fmean(values):.4g}  of {', '.join(f'{one:.4g}' for one in values)}")
+
+
+def last(run: Path) -> int:
+    """The last iteration of a run."""
+    return max(int(place.name) for place in (run / "iterations").iterdir())
+
+
+def value(iteration: Iteration, name: str) -> float:
+    """A metric by its name."""
+    artifact, metric = name.split(".")
+    return iteration[artifact].metrics[metric]
+
+
+def shown(iteration: Iteration, name: str) -> str:
+    """The same with its interval."""
+    artifact, metric = name.split(".")
+    metrics = iteration[artifact].metrics
+    if f"{metric}_low" not in metrics:
+        return f"{metrics[metric]:.4g}"
+    return f"{metrics[metric]:.4g} [{metrics[f'{metric}_low']:.4g}, {metrics[f'{metric}_high']:.4g}]"
+
+
+if __name__ == "__main__":
+    main()
