@@ -73,7 +73,9 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
             "Win rate against policy 0",
             f"{grader} judges. Bars: the bootstrap interval. "
             "Diamonds: what always taking the longer answer would give.",
-            partial(_win_rate, summaries),
+            partial(
+                _beside_length, summaries, "evaluation/win_rate", "evaluation/length_win_rate", "policy", "win rate"
+            ),
         ),
         (
             "Held-out score",
@@ -106,6 +108,17 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
             partial(_accuracy, summaries),
         ),
     ]
+    measured = {name for values in summaries for name in values}
+    if "evaluation/pass_rate" in measured:
+        said = "Held-out answers that pass all their checks: of all prompts, and where there are such, of kinds apart."
+        charts.insert(1, ("Answers that pass", said, partial(_passes, summaries)))
+    if "agreement/agreement" in measured:
+        said = (
+            "Share of two answers that the policy's judge puts in the order that people put them in. Bars: the "
+            "bootstrap interval. Diamonds: a judge that prefers the longer one."
+        )
+        names = ("agreement/agreement", "agreement/longer_agreement", "judge", "share of pairs")
+        charts.insert(1, ("Its judge and people", said, partial(_beside_length, summaries, *names)))
     return [_chart(*chart) for chart in charts]
 
 
@@ -171,7 +184,7 @@ def _half(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=2, borderaxespad=0, handletextpad=0.5)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=3, borderaxespad=0, handletextpad=0.5)
 
 
 def _points(summaries: Summaries, name: str) -> tuple[list[int], list[float]]:
@@ -180,18 +193,30 @@ def _points(summaries: Summaries, name: str) -> tuple[list[int], list[float]]:
     return [t for t, _ in found], [value for _, value in found]
 
 
-def _win_rate(summaries: Summaries, axes: Axes) -> None:
-    part = "evaluation/"
-    at, rates = _points(summaries, f"{part}win_rate")
-    low, high = _points(summaries, f"{part}win_rate_low")[1], _points(summaries, f"{part}win_rate_high")[1]
+def _beside_length(summaries: Summaries, name: str, by_length: str, who: str, label: str, axes: Axes) -> None:
+    """A share with its interval, and what the length of answers alone would give."""
+    at, rates = _points(summaries, name)
+    low, high = _points(summaries, f"{name}_low")[1], _points(summaries, f"{name}_high")[1]
     reach = [np.subtract(rates, low), np.subtract(high, rates)]
-    axes.errorbar(at, rates, reach, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2, label="policy")
+    axes.errorbar(at, rates, reach, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2, label=who)
     beside = [t + 0.1 for t in at]  # next to the interval, which would hide it
-    length = _points(summaries, f"{part}length_win_rate")[1]
-    axes.errorbar(beside, length, fmt="D", mfc="white", color=GREY, label="length alone")
+    axes.errorbar(beside, _points(summaries, by_length)[1], fmt="D", mfc="white", color=GREY, label="length alone")
     _half(axes)
     _policies(axes, len(summaries))
-    axes.set_ylabel("win rate")
+    axes.set_ylabel(label)
+    _legend(axes)
+
+
+def _passes(summaries: Summaries, axes: Axes) -> None:
+    kinds = {"": ("all", "o-", BLUE), "_seen": ("kinds in training", "s--", ORANGE), "_unseen": ("others", "^:", INK)}
+    for suffix, (label, style, colour) in kinds.items():
+        at, rates = _points(summaries, f"evaluation/pass_rate{suffix}")
+        if at:
+            axes.plot(at, rates, style, color=colour, label=label)
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    _policies(axes, len(summaries))
+    axes.set_ylabel("share of answers")
     _legend(axes)
 
 

@@ -75,7 +75,8 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
     steps: list[Step] = []
     if source.manifest.stage == "new_prompts":
         kind = source.manifest.config["generation"]["kind"]
-        origin = f"Written by a policy ({kind}) in {source.metrics['rounds']} rounds."
+        rounds = source.metrics["rounds"]
+        origin = f"Written by a policy ({kind}) in {rounds} round{'s' if rounds > 1 else ''}."
         steps.append(Step("proposals", source.metrics["looked_at"]))
         steps += _left_out(source.metrics, "examples_left_out")
     elif source.manifest.stage == "document_prompts":

@@ -246,10 +246,25 @@ def test_shows_how_far_the_judge_agrees_with_people_where_their_ratings_are_ther
     assert "Its judge and people" not in written(tmp_path, iterations)
     trained = {**iterations[1], "agreement": Maker(tmp_path / "more").artifact("agreements", AGREED)}
     html = written(tmp_path, [iterations[0], trained])
-    assert "Its judge and people" in html
+    assert "<b>Its judge and people</b>" in html
     row = next(row for row in re.findall(r"<tr>.*?</tr>", html) if '<th scope="row">1</th>' in row)
     shown = re.sub(r"<.*?>", " ", row).replace("\N{NO-BREAK SPACE}", " ")
     assert "70.0 % 60 % to 80 % 66.0 % 60.0 % 40 % to 80 %" in " ".join(shown.split())
+
+
+def test_shows_the_share_of_answers_that_pass_where_they_are_checked(
+    tmp_path: Path, iterations: list[Iteration]
+) -> None:
+    assert "<b>Answers that pass</b>" not in written(tmp_path, iterations)
+    checked: list[Iteration] = []
+    for rate, iteration in zip((0.25, 0.5), iterations, strict=True):
+        manifest = iteration["evaluation"].manifest
+        passed = {"pass_rate": rate, "pass_rate_seen": rate, "pass_rate_unseen": rate / 2}
+        evaluation = replace(iteration["evaluation"], manifest=replace(manifest, metrics=manifest.metrics | passed))
+        checked.append({**iteration, "evaluation": evaluation})
+    html = written(tmp_path, checked)
+    assert "<b>Answers that pass</b>" in html
+    assert "Checked by code" in html
 
 
 def test_shows_where_prompts_came_from_and_what_became_of_them(tmp_path: Path, iterations: list[Iteration]) -> None:
