@@ -23,7 +23,7 @@ from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
 from selfreward.training.reference import check_parity
-from selfreward.training.session import fit
+from selfreward.training.session import arguments, fit
 from selfreward.training.trainer import PairTrainer
 
 _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
@@ -130,30 +130,15 @@ def check_start(loss: float) -> None:
 
 def _arguments(settings: Settings, seed: int, folder: Path, device: str) -> DPOConfig:
     train, loss = settings.train, LOSSES[settings.train.loss]
+    shared = arguments(train, seed, folder, device, gradient_checkpointing=settings.gradient_checkpointing)
     return DPOConfig(
-        output_dir=str(folder),
+        **shared,
         loss_type=list(loss.terms),
         loss_weights=list(loss.weights),
         beta=train.beta,
         label_smoothing=train.label_smoothing,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
-        warmup_steps=train.warmup_ratio,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        num_train_epochs=train.epochs,
-        per_device_train_batch_size=train.batch_size,  # `PairTrainer` cuts it into micro-batches
-        gradient_checkpointing=settings.gradient_checkpointing,
         max_length=train.max_length,
         disable_dropout=train.lora.dropout == 0,
-        seed=seed,
-        bf16=False,  # the base is loaded in its dtype and the adapter in float32: autocast would add nothing
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device == "cuda",
-        save_strategy="no",  # `CheckpointCallback` decides
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
     )
 
 

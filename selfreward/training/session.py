@@ -4,17 +4,43 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from selfreward.config import MemoryConfig
+from selfreward.config import MemoryConfig, TrainConfig, TuningConfig
 from selfreward.errors import TrainingError
 from selfreward.store import Cost, Work
 from selfreward.training.checkpoint import CheckpointCallback, newest_whole
 from selfreward.training.micro_batches import MicroBatches
+
+
+def arguments(
+    optimiser: TrainConfig | TuningConfig, seed: int, folder: Path, device: str, *, gradient_checkpointing: bool
+) -> dict[str, Any]:
+    """What all of trl's trainers are told alike."""
+    return {
+        "output_dir": str(folder),
+        "learning_rate": optimiser.learning_rate,
+        "lr_scheduler_type": optimiser.schedule,
+        "warmup_steps": optimiser.warmup_ratio,
+        "weight_decay": optimiser.weight_decay,
+        "max_grad_norm": optimiser.max_grad_norm,
+        "num_train_epochs": optimiser.epochs,
+        "per_device_train_batch_size": optimiser.batch_size,  # `MicroBatches` cuts it
+        "gradient_checkpointing": gradient_checkpointing,
+        "seed": seed,
+        "bf16": False,  # the base is loaded in its dtype and the adapter in float32: autocast would add nothing
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": device == "cuda",
+        "save_strategy": "no",  # `CheckpointCallback` decides
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
 
 
 def fit(trainer: MicroBatches, model: PeftModel, work: Work, memory: MemoryConfig, *, preflight: bool) -> None:

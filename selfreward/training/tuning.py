@@ -22,14 +22,13 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from selfreward.config import MemoryConfig, SpeedConfig, TuningConfig
-from selfreward.group import ALONE
 from selfreward.head import Head, mean_row, score_tokens
 from selfreward.models import TRAINED
 from selfreward.store import Metrics, Work
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.micro_batches import Batch, MicroBatches
 from selfreward.training.packing import PACKED_ATTENTION, pack
-from selfreward.training.session import fit
+from selfreward.training.session import arguments, fit
 
 
 @dataclass(frozen=True)
@@ -108,42 +107,20 @@ def tune(
     work: Work,
 ) -> Metrics:
     """Train the adapter in place on examples in the order that the seed gives. Raises as `session.fit` does."""
-    tuning = settings.tuning
+    checkpointing = settings.gradient_checkpointing
+    shared = arguments(settings.tuning, seed, work.scratch, model.device.type, gradient_checkpointing=checkpointing)
     trainer = ExampleTrainer(
         model=model,
-        args=SFTConfig(
-            output_dir=str(work.scratch),
-            learning_rate=tuning.learning_rate,
-            lr_scheduler_type=tuning.schedule,
-            warmup_steps=tuning.warmup_ratio,
-            weight_decay=tuning.weight_decay,
-            max_grad_norm=tuning.max_grad_norm,
-            num_train_epochs=tuning.epochs,
-            per_device_train_batch_size=tuning.batch_size,  # `MicroBatches` cuts it
-            gradient_checkpointing=settings.gradient_checkpointing,
-            remove_unused_columns=False,
-            seed=seed,
-            bf16=False,  # the base is loaded in its dtype and the adapter in float32: autocast would add nothing
-            use_cpu=model.device.type == "cpu",
-            dataloader_pin_memory=model.device.type == "cuda",
-            save_strategy="no",  # `CheckpointCallback` decides
-            logging_steps=1,
-            report_to=[],
-            disable_tqdm=True,
-            dataset_kwargs={"skip_prepare_dataset": True},
-        ),
+        args=SFTConfig(**shared, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}),
         data_collator=_collate,
         train_dataset=Dataset.from_list([vars(example) for example in examples]),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
     model.set_adapter(TRAINED)
-    trainer.micro_batch, trainer.ram_gb, trainer.splits, trainer.group = (
-        settings.micro_batch,
-        settings.memory.ram_gb,
-        True,
-        ALONE,
-    )
+    trainer.micro_batch = settings.micro_batch
+    trainer.ram_gb = settings.memory.ram_gb
+    trainer.splits = True
     trainer.packs = settings.speed.share_prompt and can_pack(model.get_base_model())
     head = Head(model.get_base_model())
     trainer.surprise = partial(_surprise, head, mean_row(head.weight_VH))
