@@ -20,40 +20,10 @@ def judged_by(manifest: Manifest) -> str:
     return f", judged by {model}" if model else ""
 
 
-def _prompts(manifest: Manifest) -> str:
-    return f"{manifest.metrics['prompts']} prompts"
-
-
-def _proposals(manifest: Manifest) -> str:
-    return f"{manifest.metrics['proposals']} proposals"
-
-
-def _new_prompts(manifest: Manifest) -> str:
-    metrics = manifest.metrics
-    return f"{metrics['prompts']} of {metrics['wanted']} new prompts, from {metrics['looked_at']} proposals"
-
-
-def _document_prompts(manifest: Manifest) -> str:
-    return f"{manifest.metrics['prompts']} of {manifest.metrics['pool']} questions"
-
-
-def _chunks(manifest: Manifest) -> str:
-    metrics = manifest.metrics
-    return f"{metrics['chunks']} chunks of {metrics['documents']} documents, {metrics['held_out']} of these held out"
-
-
-def _rephrasings(manifest: Manifest) -> str:
-    return f"{manifest.metrics['used']} of {manifest.metrics['rephrasings']} used"
-
-
 def _perplexity(manifest: Manifest) -> str:
     metrics = manifest.metrics
     low, high = (decimal(metrics[f"perplexity_{end}"]) for end in ("low", "high"))
     return f"{decimal(metrics['perplexity'])} [{low}, {high}] on {metrics['texts']} texts"
-
-
-def _gate(manifest: Manifest) -> str:
-    return f"{manifest.metrics['prompts']} of {manifest.metrics['came']} prompts pass"
 
 
 def _people(manifest: Manifest) -> str:
@@ -66,28 +36,9 @@ def _agreements(manifest: Manifest) -> str:
     return f"{percent(metrics.get('agreement'))} of {metrics['pairs']} pairs as people say"
 
 
-def _candidates(manifest: Manifest) -> str:
-    return f"{manifest.metrics['candidates']} of {manifest.metrics['mean_tokens']:.0f} tokens each"
-
-
 def _judgements(manifest: Manifest) -> str:
     metrics, mean = manifest.metrics, decimal(manifest.metrics["mean_score"])
     return f"{metrics['scored']} of {metrics['judgements']} scored, mean {mean}{judged_by(manifest)}"
-
-
-def _pairs(manifest: Manifest) -> str:
-    metrics = manifest.metrics
-    return f"{metrics['pairs']} pairs of {metrics['prompts']} prompts, {metrics['ties']} ties"
-
-
-def _references(manifest: Manifest) -> str:
-    metrics = manifest.metrics
-    return f"{metrics['pairs']} pairs, {metrics['recorded_difference']:.3f} nats a token off what sampling noted"
-
-
-def _parity(manifest: Manifest) -> str:
-    off, most = manifest.metrics["difference"], manifest.metrics["largest_difference"]
-    return f"{off:.2g} nats a token off training, {most:.2g} at most"
 
 
 def _evaluations(manifest: Manifest) -> str:
@@ -103,26 +54,31 @@ def _policies(manifest: Manifest) -> str:
     return f"{metrics['steps']} steps on {taken}"
 
 
+def _words(template: str) -> Callable[[Manifest], str]:
+    """Words with places for metrics."""
+    return lambda manifest: template.format_map(manifest.metrics)
+
+
 DESCRIPTIONS: Mapping[str, Callable[[Manifest], str]] = {
     "agreements": _agreements,
-    "candidates": _candidates,
-    "chunks": _chunks,
+    "candidates": _words("{candidates} of {mean_tokens:.0f} tokens each"),
+    "chunks": _words("{chunks} chunks of {documents} documents, {held_out} of these held out"),
     "demonstrations": _people,
-    "document_prompts": _document_prompts,
+    "document_prompts": _words("{prompts} of {pool} questions"),
     "evaluations": _evaluations,
-    "gate": _gate,
+    "gate": _words("{prompts} of {came} prompts pass"),
     "graders": _policies,
     "imitation": _perplexity,
     "judgements": _judgements,
-    "new_prompts": _new_prompts,
-    "pairs": _pairs,
-    "parity": _parity,
+    "new_prompts": _words("{prompts} of {wanted} new prompts, from {looked_at} proposals"),
+    "pairs": _words("{pairs} pairs of {prompts} prompts, {ties} ties"),
+    "parity": _words("{difference:.2g} nats a token off training, {largest_difference:.2g} at most"),
     "perplexity": _perplexity,
     "policies": _policies,
-    "prompts": _prompts,
-    "proposals": _proposals,
+    "prompts": _words("{prompts} prompts"),
+    "proposals": _words("{proposals} proposals"),
     "ratings": _people,
-    "references": _references,
-    "rephrasings": _rephrasings,
+    "references": _words("{pairs} pairs, {recorded_difference:.3f} nats a token off what sampling noted"),
+    "rephrasings": _words("{used} of {rephrasings} used"),
 }
 """By the name of the stage."""
