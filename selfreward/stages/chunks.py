@@ -15,6 +15,7 @@ from selfreward.records import Chunk, prompt_id
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+from selfreward.store.identity import only
 
 SETTINGS = ("text_column", "chunk_tokens", "held_out")
 
@@ -31,9 +32,7 @@ class ChunksIdentity(Identity):
 
 def chunks_identity(cfg: DocumentsConfig, on_error: str, leaks: LeaksIdentity) -> ChunksIdentity:
     """Of the documents of a run."""
-    return ChunksIdentity(
-        documents_content(Path(str(cfg.path))), {name: getattr(cfg, name) for name in SETTINGS}, on_error, leaks
-    )
+    return ChunksIdentity(documents_content(Path(str(cfg.path))), only(cfg, SETTINGS), on_error, leaks)
 
 
 def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:

@@ -22,6 +22,7 @@ from selfreward.records import Prompt, prompt_id
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+from selfreward.store.identity import only
 
 SETTINGS = ("near_duplicates", "resemblance", "personal", "language")
 
@@ -44,7 +45,7 @@ def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> 
     embedding = model_files.identify(_embedder(cfg), "float32").content if cfg.embedding_model else None
     if templated:
         leaks = LeaksIdentity(leaks.contamination, None, None)
-    return GateIdentity({name: getattr(cfg, name) for name in SETTINGS}, leaks, templated, embedding)
+    return GateIdentity(only(cfg, SETTINGS), leaks, templated, embedding)
 
 
 @dataclass

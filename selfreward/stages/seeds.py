@@ -56,7 +56,6 @@ def select_seeds(
     if leaks:
         left_out["is evaluated on"] = len(chosen) - len(kept)
     return {
-        "learned_from": len(seeds.train),
         "held_out": len(seeds.held_out),
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,

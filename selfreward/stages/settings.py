@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from selfreward.config import RunConfig, SeedFileConfig
 from selfreward.documents.rephrase import STYLES, styles
@@ -32,6 +31,7 @@ from selfreward.stages.seeds import SeedsIdentity, seeds_identity
 from selfreward.stages.train import PolicyIdentity
 from selfreward.stages.tune import OPTIMISER, TuneIdentity
 from selfreward.store import Artifact
+from selfreward.store.identity import only
 
 _TEMPLATED = ("constraints", "reasoning")
 """Sources that draw their prompts from templates."""
@@ -86,12 +86,12 @@ class StageSettings:
     @property
     def rephrasings(self) -> RephrasingsIdentity:
         texts = tuple(STYLES[style] for style in styles(self.cfg.documents.styles))
-        return RephrasingsIdentity(_only(self.cfg.documents, rephrasings.SETTINGS), texts, self.engine("sampling"))
+        return RephrasingsIdentity(only(self.cfg.documents, rephrasings.SETTINGS), texts, self.engine("sampling"))
 
     @property
     def pretraining(self) -> PretrainIdentity:
         documents = self.cfg.documents
-        tuning = _only(self.cfg.tuning, OPTIMISER)
+        tuning = only(self.cfg.tuning, OPTIMISER)
         return PretrainIdentity(documents.rephrased_share, documents.most_tokens, tuning, self.cfg.train.lora)
 
     @property
@@ -107,7 +107,7 @@ class StageSettings:
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
         generation = self.cfg.generation
         return ProposalsIdentity(
-            _only(generation, proposals.SETTINGS),
+            only(generation, proposals.SETTINGS),
             iteration,
             round,
             WAYS[generation.kind].texts,
@@ -122,7 +122,7 @@ class StageSettings:
         leaks = dataclasses.replace(
             self.leaks, contamination="drop"
         )  # what a policy wrote can't be taken out by people
-        generation = _only(self.cfg.generation, new_prompts.SETTINGS)
+        generation = only(self.cfg.generation, new_prompts.SETTINGS)
         return NewPromptsIdentity(generation, leaks, self.cfg.prompts.per_iteration)
 
     @property
@@ -155,7 +155,3 @@ class StageSettings:
     def evaluation(self) -> EvaluationIdentity:
         e = self.cfg.evaluation
         return EvaluationIdentity(e.bootstrap_samples, e.confidence, TEXTS, self.engine("evaluation"))
-
-
-def _only(settings: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in names}

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ class Identity:
 
 class Execution:
     """Base of settings that change only how a stage runs: devices, paths, memory, progress, dashboards."""
+
+
+def only(settings: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Some of a group's settings, by name: those that an artifact depends on."""
+    return {name: getattr(settings, name) for name in names}
 
 
 def plain(value: Any, where: str = "identity") -> Any:
