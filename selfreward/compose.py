@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from selfreward.config import RunConfig
 from selfreward.explain import check_keys
+from selfreward.precision import fast_dtype
 from selfreward.store.identity import digest
 
 _HERE = Path(__file__).resolve().parent
@@ -19,9 +20,10 @@ CONF = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"  #
 
 
 def register() -> None:
-    """Tell Hydra of the schema, and of what `conf/config.yaml` calls."""
+    """Tell Hydra of the schema, and of what files in `conf/` call."""
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+    OmegaConf.register_new_resolver("fast_dtype", fast_dtype, replace=True)
 
 
 def compose_run(overrides: Sequence[str]) -> RunConfig:

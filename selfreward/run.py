@@ -105,7 +105,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
     with held(folder):
         console = RunConsole(folder / "run.log")
         try:
-            console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name}, in {folder}")
+            console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name} in {cfg.model.dtype}, in {folder}")
             steps = _steps(cfg, pool, console, console.say, group)
             write_settings(folder, settings)
             iterations = _mirror(cfg, settings, folder, console, steps)

@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it h
 import adapters
 import torch
 from baseline import Choice, plain_trainer
-from generating import Generating, Way
+from generating import FAST, Generating, Way
 from harness import clocked, report
 from judging import Scores, judge_plain
 from pairs import PEOPLE_ASKED
@@ -58,7 +58,7 @@ def main() -> None:
     model = graded_model()
     modes = {mode: settings(model, mode) for mode in ("sampled", "expected")}
     tools = {mode: ready(cfg, model) for mode, cfg in modes.items()}
-    plain = Models(model, "bfloat16", "auto")
+    plain = Models(model, FAST, "auto")
     times: dict[str, list[float]] = {name: [] for name in (*modes, "script")}
     stages: dict[str, dict[str, float]] = {mode: {} for mode in modes}
     parts: dict[str, float] = {}
@@ -98,7 +98,7 @@ def graded_model() -> Path:
     folder = adapters.FOLDER.parent / "graded"
     if not (folder / "config.json").exists():
         cfg = compose_run([])
-        models = Models(model_files.locate(cfg.model.name, cfg.model.revision), "bfloat16", "auto")
+        models = Models(model_files.locate(cfg.model.name, cfg.model.revision), FAST, "auto")
         with models.policy(adapters.grader(models)) as model:
             merged: Any = model
             merged.merge_and_unload().save_pretrained(folder)

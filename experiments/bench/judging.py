@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it h
 
 import adapters
 import torch
-from generating import Generating, Way
+from generating import FAST, Generating, Way
 from harness import clocked, report
 from sampling import ANSWERS, DECODING, SAMPLING_ROWS, SCORING_TOKENS, asked, load_models
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=CANDIDATES // BLOCK, help="timed runs of each side (16 candidates)")
     runs = parser.parse_args().runs
     set_threads()
-    ours, models = load_models()["bfloat16"], load_models()
+    ours, models = load_models()[FAST], load_models()
     engine = HFEngine(ours, SAMPLING_ROWS, SCORING_TOKENS, merge_adapter=False)
     candidates = answers(engine, runs * BLOCK // ANSWERS)
     adapter = adapters.grader(ours)

@@ -21,7 +21,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it h
 
 import adapters
 import torch
-from generating import WAYS, Generating, Way
+from generating import FAST, WAYS, Generating, Way
 from harness import clocked, report
 from pairs import PEOPLE_ASKED
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["generate", "vllm"], help="one of the other sides")
     chosen = parser.parse_args()
     set_threads()
-    ours, models = load_models()["bfloat16"], load_models()
+    ours, models = load_models()[FAST], load_models()
     prompts = [ours.chat.render(text) for text in asked(PROMPTS)]
     if chosen.only != "generate":
         compare_vllm(ours, prompts, chosen.runs)
@@ -129,10 +129,10 @@ def compare_vllm(ours: Models, prompts: Sequence[list[int]], runs: int) -> None:
 
 
 def load_models() -> dict[str, Models]:
-    """The model of `make run`, by type of number."""
+    """The model of `make run`, in each type of number that is tried."""
     cfg = compose_run([])
     folder = model_files.locate(cfg.model.name, cfg.model.revision)
-    return {dtype: Models(folder, dtype, "auto") for dtype in ("bfloat16", "float32")}
+    return {dtype: Models(folder, dtype, "auto") for dtype in {way.dtype for way in WAYS}}
 
 
 def asked(count: int) -> list[str]:

@@ -18,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # without a network it h
 import large_model
 import torch
 from baseline import Choice, plain_trainer
+from generating import FAST
 from harness import report, timed, timed_training
 from pairs import PEOPLE_ASKED, real_pairs, settings
 
@@ -59,15 +60,15 @@ def small_model(blocks: int) -> None:
     cfg = settings()
     pairs = real_pairs(cfg)
     folder = model_files.locate(cfg.model.name, cfg.model.revision)
-    ours = Models(folder, "bfloat16", "cpu")
-    theirs, exact = Models(folder, "bfloat16", "cpu"), Models(folder, "float32", "cpu")
+    ours = Models(folder, FAST, "cpu")
+    theirs, exact = Models(folder, FAST, "cpu"), Models(folder, "float32", "cpu")
     best = best_choice(theirs, pairs[:BLOCK], cfg.train)
 
     parts = blocks_of(pairs)[:blocks]
     references = [timed_references(ours, part, cfg) for part in parts]  # also warms up
     mine, plain = alternated(ours, theirs, parts, references, cfg, best)
     tokens = token_rates(parts, mine, plain)
-    report("bfloat16, trl at its best", mine, plain, "8 pairs", against=str(best), **tokens)
+    report(f"{FAST}, trl at its best", mine, plain, "8 pairs", against=str(best), **tokens)
     with_references = [seconds + made for seconds, (made, _) in zip(mine, references, strict=True)]
     tokens = token_rates(parts, with_references, plain)
     report("the same, and our references computed too", with_references, plain, "8 pairs", **tokens)
@@ -76,7 +77,7 @@ def small_model(blocks: int) -> None:
     defaults = dataclasses.replace(cfg, train=dataclasses.replace(cfg.train, batch_size=DEFAULTS.micro_batch))
     mine, plain = alternated(ours, exact, parts, references, defaults, DEFAULTS)
     tokens = token_rates(parts, mine, plain)
-    report("bfloat16, trl's defaults (float32 weights)", mine, plain, "8 pairs", against=str(DEFAULTS), **tokens)
+    report(f"{FAST}, trl's defaults (float32 weights)", mine, plain, "8 pairs", against=str(DEFAULTS), **tokens)
 
     if PEOPLE_ASKED.exists():
         parts = blocks_of(real_pairs(settings(longest=True)))[:5]
@@ -84,7 +85,7 @@ def small_model(blocks: int) -> None:
         references = [timed_references(ours, part, cfg) for part in parts]
         mine, plain = alternated(ours, theirs, parts, references, cfg, best)
         tokens = token_rates(parts, mine, plain)
-        report("bfloat16, trl at its best, the longest prompts", mine, plain, "8 pairs", against=str(best), **tokens)
+        report(f"{FAST}, trl at its best, the longest prompts", mine, plain, "8 pairs", against=str(best), **tokens)
 
     _, given = timed_references(exact, pairs, cfg)
     seconds, losses = train_ours(exact, pairs, given, cfg)

@@ -35,12 +35,12 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="transformers|peft|torch")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
     try:
-        cfg = compose_run(settings)
+        cfg = compose_run(["engine.device=cuda", *settings])
         check_settings(cfg)
         config = model_config(cfg.model.name, cfg.model.revision)
         console.print(f"{cfg.model.name}, {cfg.model.dtype}" + (", nf4" if cfg.train.quantization == "nf4" else ""))
-        plan = Plan(config, cfg, "cuda" if cfg.engine.device == "auto" else cfg.engine.device)
-        if cfg.engine.device in ("auto", "cuda"):
+        plan = Plan(config, cfg, cfg.engine.device)
+        if cfg.engine.device == "cuda":
             console.print(cards_table(config, cfg, plan))
         plan.check()
         console.print(plan_table(plan))

@@ -127,8 +127,11 @@ def test_layers_of_unlike_inputs_are_right_whatever_their_names_promise() -> Non
             torch.testing.assert_close(layers(x, other), expected)
 
 
-def test_logits_are_the_output_layer_s_own() -> None:
-    model, states_NH = llama().to(torch.bfloat16), torch.randn(5, tiny().hidden_size).to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_the_output_layer_s_own(dtype: torch.dtype) -> None:
+    model, states_NH = llama().to(dtype), torch.randn(5, tiny().hidden_size).to(dtype)
+    if not can_block(model):
+        pytest.skip(f"this CPU has no blocked products in {dtype}")
     head = Head(model)
     with torch.inference_mode(), blocked(model) as product:
         torch.testing.assert_close(product(states_NH), states_NH @ head.weight_VH.T)
