@@ -90,6 +90,7 @@ def people(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
     for file, where in ((cfg.tuning.demonstrations, path), (cfg.tuning.ratings, path), (cfg.people, measured)):
         file.path, file.format = str(where), "groups"
     cfg.iteration, cfg.tuning.epochs, cfg.tuning.learning_rate = 0, 12, 1e-2
+    cfg.memory.micro_batch, cfg.memory.checkpoint_seconds = 8, 30  # many short steps: each would write a checkpoint
     return cfg
 
 
