@@ -203,7 +203,8 @@ class TrainConfig(Identity):
     max_length: int = _number(1024, least=2)  # tokens of a prompt and one candidate
     quantization: str = _choice("none", "none", "nf4")  # of the base model's layers (bitsandbytes, on CUDA)
     reference: str = _choice("previous", "previous", "base")
-    reference_logprobs: str = _choice("computed", "computed", "recorded")  # once, or those noted while sampling
+    # Computed once, or recorded while sampling; auto: recorded where these are exact (`RunConfig.reference_logprobs`).
+    reference_logprobs: str = _choice("auto", "auto", "computed", "recorded")
     lora: LoraConfig = field(default_factory=LoraConfig)
 
 
@@ -347,6 +348,15 @@ class RunConfig(Execution):
         """Whether there is supervised training before the loop."""
         reads = self.documents.path is not None and self.documents.most_tokens != 0
         return reads or self.tuning.demonstrations.path is not None or self.tuning.ratings.path is not None
+
+    @property
+    def reference_logprobs(self) -> str:
+        """Where `train` says auto: recorded, if in float32 this process sampled from the policy that is the reference,
+        for then they equal computed ones to rounding; else computed."""
+        if self.train.reference_logprobs != "auto":
+            return self.train.reference_logprobs
+        exact = self.model.dtype == "float32" and self.engine.kind == "hf" and not self.engine.merge_adapter
+        return "recorded" if exact and self.train.reference == "previous" else "computed"
 
 
 def artifacts_dir(cfg: RunConfig) -> Path:

@@ -58,6 +58,7 @@ def tiny_settings(model: Path, output_dir: Path) -> RunConfig:
     cfg.evaluation.max_new_tokens = 12
     cfg.train.learning_rate = 1e-3
     cfg.train.batch_size = 2
+    cfg.train.reference_logprobs = "computed"
     cfg.memory.micro_batch = 1
     cfg.memory.checkpoint_seconds = 0
     cfg.tracking.wandb = "disabled"

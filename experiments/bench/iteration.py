@@ -54,9 +54,13 @@ def main() -> None:
     """Print one line for each mode of the judge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="timed iterations of each side")
-    runs = parser.parse_args().runs
+    parser.add_argument("--prompts", type=int, default=16, help="of the iteration; half as many again are held out")
+    parser.add_argument("--only", choices=["sampled", "expected"], help="one of the judge's modes")
+    chosen = parser.parse_args()
+    runs = chosen.runs
     model = graded_model()
-    modes = {mode: settings(model, mode) for mode in ("sampled", "expected")}
+    wanted = [chosen.only] if chosen.only else ["sampled", "expected"]
+    modes = {mode: settings(model, mode, chosen.prompts) for mode in wanted}
     tools = {mode: ready(cfg, model) for mode, cfg in modes.items()}
     plain = Models(model, FAST, "auto")
     times: dict[str, list[float]] = {name: [] for name in (*modes, "script")}
@@ -67,14 +71,14 @@ def main() -> None:
         for run in range(runs):
             for mode in modes:
                 times[mode].append(our_iteration(begun[mode], stages[mode]))
-            times["script"].append(plain_iteration(plain, begun["sampled"], parts))
+            times["script"].append(plain_iteration(plain, begun[wanted[0]], parts))
             print({name: round(seconds[run]) for name, seconds in times.items()}, file=sys.stderr, flush=True)
     for mode in modes:
         report(
             f"judge={mode}, against a script whose judge writes",
             times[mode],
             times["script"],
-            "1 iteration",
+            f"1 iteration of {chosen.prompts} prompts",
             ours_s_by_stage=rounded(stages[mode], runs),
             baseline_s_by_stage=rounded(parts, runs),
         )
@@ -106,11 +110,20 @@ def graded_model() -> Path:
     return folder
 
 
-def settings(model: Path, mode: str) -> RunConfig:
-    """The settings of `make run`, but for the model, the judge's mode, and the prompts where people's are at hand."""
+def settings(model: Path, mode: str, prompts: int) -> RunConfig:
+    """The settings of `make run`, but for the model, the judge's mode, the number of prompts, and people's where
+    these are at hand."""
     asked = ["prompts=file", f"prompts.path={PEOPLE_ASKED}"] if PEOPLE_ASKED.exists() else []
     return compose_run(
-        [f"model.name={model}", *asked, f"judge={mode}", "iteration=2", "sampling.max_prompt_tokens=256"]
+        [
+            f"model.name={model}",
+            *asked,
+            f"prompts.per_iteration={prompts}",
+            f"prompts.held_out={3 * prompts // 2}",
+            f"judge={mode}",
+            "iteration=2",
+            "sampling.max_prompt_tokens=256",
+        ]
     )
 
 

@@ -149,7 +149,7 @@ class StageSettings:
 
     @property
     def policy(self) -> PolicyIdentity:
-        return PolicyIdentity(self.cfg.train)
+        return PolicyIdentity(dataclasses.replace(self.cfg.train, reference_logprobs=self.cfg.reference_logprobs))
 
     @property
     def evaluation(self) -> EvaluationIdentity:

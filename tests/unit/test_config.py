@@ -90,7 +90,7 @@ def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
         ("judge.mode", "guess", "use one of expected, sampled"),
         ("train.schedule", "step", "use one of linear, cosine, constant"),
         ("train.reference", "next", "use one of previous, base"),
-        ("train.reference_logprobs", "guessed", "use one of computed, recorded"),
+        ("train.reference_logprobs", "guessed", "use one of auto, computed, recorded"),
         ("train.quantization", "int8", "use one of none, nf4"),
         ("engine.device", "tpu", "use one of auto, cpu, cuda, mps"),
         ("tracking.wandb", "maybe", "use one of auto, online, offline, disabled"),
@@ -234,6 +234,29 @@ def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None
     for key, value in overrides.items():
         override(cfg, key, value)
     validate(cfg, KINDS)
+
+
+# References
+
+
+@pytest.mark.parametrize(
+    ("overrides", "taken"),
+    [
+        ({}, "computed"),
+        ({"model.dtype": "float32"}, "recorded"),
+        ({"model.dtype": "float32", "train.reference": "base"}, "computed"),
+        ({"model.dtype": "float32", "engine.kind": "server"}, "computed"),
+        ({"model.dtype": "float32", "engine.merge_adapter": True}, "computed"),
+        ({"model.dtype": "float32", "train.reference_logprobs": "computed"}, "computed"),
+        ({"train.reference_logprobs": "recorded"}, "recorded"),
+    ],
+)
+def test_what_sampling_recorded_is_the_reference_where_it_is_exact(
+    cfg: RunConfig, overrides: dict[str, Any], taken: str
+) -> None:
+    for key, value in overrides.items():
+        override(cfg, key, value)
+    assert cfg.reference_logprobs == taken
 
 
 # Further engines

@@ -402,6 +402,12 @@ def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConf
 # What people wrote, and prompts that a policy writes
 
 
+def test_a_word_that_comes_to_the_same_makes_the_same_policy(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.train.reference_logprobs = cfg.reference_logprobs
+    assert artifacts(cfg) == before
+
+
 def test_what_people_wrote_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
     _learn_from_people(cfg)
     before = artifacts(cfg)
