@@ -15,6 +15,7 @@ from selfreward.run import main
 
 TINY = [
     "model.dtype=float32",
+    "train.reference_logprobs=computed",
     "prompts.per_iteration=4",
     "prompts.held_out=4",
     "sampling.n=2",

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 TINY = [
     "model.dtype=float32",
+    "train.reference_logprobs=computed",
     "iteration=1",
     "prompts.per_iteration=24",
     "prompts.held_out=4",
