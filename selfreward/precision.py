@@ -12,7 +12,7 @@ _GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 def fast_dtype(device: str, cpu: Path = Path("/proc/cpuinfo")) -> str:
     """bfloat16 on a GPU, and on a CPU that has instructions for it; float32 on all other CPUs.
 
-    A CPU without them takes 8 to 9 times as long for a matrix product in bfloat16 as for one in float32
+    A CPU without them takes 6 to 9 times as long for a product of 64 rows and more in bfloat16 as in float32
     (experiments/bench/README.md).
     """
     if device in ("cuda", "mps") or (device == "auto" and _has_gpu()):

@@ -39,8 +39,8 @@ def main() -> None:
         check_settings(cfg)
         config = model_config(cfg.model.name, cfg.model.revision)
         console.print(f"{cfg.model.name}, {cfg.model.dtype}" + (", nf4" if cfg.train.quantization == "nf4" else ""))
-        plan = Plan(config, cfg, cfg.engine.device)
-        if cfg.engine.device == "cuda":
+        plan = Plan(config, cfg, "cuda" if cfg.engine.device == "auto" else cfg.engine.device)
+        if cfg.engine.device in ("auto", "cuda"):
             console.print(cards_table(config, cfg, plan))
         plan.check()
         console.print(plan_table(plan))
