@@ -19,7 +19,7 @@ from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
 
-_STEP_TOKENS = {"cpu": 1024, "cuda": 16384}  # a micro-batch of more is no faster
+_STEP_TOKENS = {"cpu": 1536, "cuda": 16384}  # a micro-batch of more is no faster
 _SAMPLING_ROWS = {"cpu": 64, "cuda": 256}
 
 

@@ -175,7 +175,7 @@ def test_a_loss_that_couples_pairs_gets_its_whole_batch() -> None:
 def test_a_micro_batch_is_no_larger_than_helps() -> None:
     """On a CPU a micro-batch of more than about a thousand tokens is no faster."""
     plan = Plan(tiny(), short(train__batch_size=64), "cpu")
-    assert plan.fit_training([(40, 12, 12)] * 64).micro_batch == 1024 // 64
+    assert plan.fit_training([(40, 12, 12)] * 64).micro_batch == 1536 // 64
     assert plan.fit_training([(2000, 12, 12)] * 64).micro_batch == 1
     assert plan.fit_training([(2000, 12, 12)] + [(40, 12, 12)] * 63).micro_batch == 1  # the longest decide
     assert plan.fit_training([(40, 12, 12)] * 3).micro_batch == 3  # there are no more
