@@ -70,15 +70,17 @@ def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) ->
 
 
 def balanced(ratings: Sequence[Rating], most: int | None, seed: int) -> list[Rating]:
-    """Of each rounded score as many as of any other, as far as there are so many, in the order that the seed gives.
+    """Of each rounded score as many as of any other, as far as there are so many, in the order that the seed gives; at
+    most `most` in all.
 
-    Without `most`: as many as of the score that is second rarest. The rarest may be missing nearly altogether.
+    No more of a score than there are of the one that is second rarest: the rarest may be missing nearly altogether.
     """
     by_score: defaultdict[int, list[Rating]] = defaultdict(list)
     for rating in Random(seed).sample(ratings, len(ratings)):
         by_score[round(rating.score)].append(rating)
     sizes = sorted(map(len, by_score.values()))
-    wanted = most if most is not None else sizes[min(1, len(sizes) - 1)] * len(sizes)
+    enough = sizes[min(1, len(sizes) - 1)] * len(sizes)
+    wanted = enough if most is None else min(most, enough)
     chosen: list[Rating] = []
     for left, group in zip(range(len(sizes), 0, -1), sorted(by_score.values(), key=len), strict=True):
         chosen += group[: (wanted - len(chosen)) // left]  # what one score lacks, the others have more of

@@ -26,6 +26,7 @@ NF4_BYTES = 0.516
 RUBRIC_TOKENS = 512
 """Room for a judge's own words around a prompt and an answer."""
 
+_MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
 _SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}
 SERVED_WORDS = 2048
 """The same for a server, whose longest text can't be raised later: room for tokenizers that cut words small."""
@@ -92,6 +93,11 @@ class Costs:
         """The same of a step that tunes policy 0, each example taken for a pair that rejects one token."""
         return [(self.cfg.tuning.max_length - 1, 1, 1)] * self.cfg.tuning.batch_size
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens in one forward and backward pass; more are no faster."""
+        return _MICRO_BATCH_TOKENS[self.kind]
+
     @cached_property
     def fixed(self) -> Parts:
         """What is there in every phase."""
@@ -113,6 +119,25 @@ class Costs:
             "activations": max(moving - gradients - head, 0),
             "head chunk": head,
         }
+
+    def tuning(self, step: Sequence[Lengths], size: int, checkpointing: bool) -> Parts:
+        """The longest micro-batch of at most `size` examples of a step, whose longest come first.
+
+        It is cut by its tokens too, unless it has one example. What examples begin with in common is counted for each:
+        they may share nothing, and where they do, each still has its own copy of the keys and values that it sees.
+        """
+        examples, at_once = step[:size], list(step[:1])
+        for example in examples[1:]:
+            left = self.micro_batch_tokens - sum(map(sum, at_once))
+            if left < sum(example):
+                at_once += [(left - 2, 1, 1)] if left > 2 else []  # of shorter ones there may be more
+                break
+            at_once.append(example)
+        tokens = sum(map(sum, at_once))
+        shares = self.cfg.speed.share_prompt and self._skeleton.shares_keys
+        again = self.cache_bytes(sum(map(sum, examples)) - tokens) if shares else 0
+        parts = self.training(at_once, checkpointing=checkpointing, later=tokens < sum(map(sum, step)))
+        return parts | {"keys seen again": again // (self._text.num_hidden_layers if checkpointing else 1)}
 
     def sampling(self, rows: int) -> Parts:
         """Decoding of `rows` answers, or of one prompt's if they are more, all of them as long as they may be.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psutil
@@ -19,7 +20,6 @@ from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
 
-_STEP_TOKENS = {"cpu": 1536, "cuda": 16384}  # a micro-batch of more is no faster
 _SAMPLING_ROWS = {"cpu": 64, "cuda": 256}
 
 
@@ -67,12 +67,12 @@ class Plan:
         """Raise `ConfigError` where the longest text that the settings allow would not fit."""
         self.fit_training(self.costs.longest_batch)
         if self._cfg.tunes:
-            self._fit(self.costs.longest_examples, self._cfg.tuning.batch_size, couples=False)
+            self._fit_examples(self.costs.longest_examples)
         _ = self.sampling_rows, self.scoring_tokens
 
     def fit_tuning(self, examples: Sequence[tuple[int, int]]) -> TrainingFit:
         """The same for examples of these lengths (prompt, completion), each taken for a pair that rejects one token."""
-        return self._fit([(*lengths, 1) for lengths in examples], self._cfg.tuning.batch_size, couples=False)
+        return self._fit_examples([(*lengths, 1) for lengths in examples])
 
     def fit_training(self, pairs: Sequence[Lengths]) -> TrainingFit:
         """Micro-batch and checkpointing for pairs of these lengths (prompt, chosen, rejected).
@@ -80,19 +80,35 @@ class Plan:
         Checkpointing is dearer than a small micro-batch, so it comes last; and past some thousand tokens a larger
         micro-batch is no faster.
         """
-        return self._fit(pairs, self._cfg.train.batch_size, couples=LOSSES[self._cfg.train.loss].couples_pairs)
-
-    def _fit(self, pairs: Sequence[Lengths], batch_size: int, *, couples: bool) -> TrainingFit:
-        longest = sorted(pairs, key=sum, reverse=True)
+        longest, batch_size = sorted(pairs, key=sum, reverse=True), self._cfg.train.batch_size
         step = min(batch_size, len(pairs))
-        *larger, smallest = [batch_size] if couples else self._micro_batches(longest, step)
+        enough = max(self.costs.micro_batch_tokens // max(sum(longest[0]), 1), 1)
+
+        def cost(size: int, checkpointing: bool) -> Parts:
+            micro_batch = [longest[i % len(longest)] for i in range(size)]
+            return self.costs.training(micro_batch, checkpointing=checkpointing, later=size < step)
+
+        couples = LOSSES[self._cfg.train.loss].couples_pairs
+        return self._fit([batch_size] if couples else self._sizes(min(step, enough)), cost)
+
+    def _fit_examples(self, examples: Sequence[Lengths]) -> TrainingFit:
+        step = sorted(examples, key=sum, reverse=True)[: self._cfg.tuning.batch_size]
+        return self._fit(self._sizes(len(step)), partial(self.costs.tuning, step))
+
+    def _sizes(self, most: int) -> list[int]:
+        """Sizes of a micro-batch to try, the largest first."""
+        return [self._cfg.memory.micro_batch] if self._cfg.memory.micro_batch else list(range(most, 0, -1))
+
+    def _fit(self, sizes: Sequence[int], cost: Callable[[int, bool], Parts]) -> TrainingFit:
+        """The first size that fits, of what a micro-batch costs by its size and whether it is checkpointed."""
+        *larger, smallest = sizes
         too_large: list[TrainingFit] = []
         for checkpointing in checkpointings(self._cfg.memory.gradient_checkpointing):
-            least = self._training_fit(longest, smallest, step, checkpointing=checkpointing)
+            least = TrainingFit(smallest, checkpointing, cost(smallest, checkpointing))
             if not self._holds(least.total):
                 too_large.append(least)
                 continue
-            fits = (self._training_fit(longest, size, step, checkpointing=checkpointing) for size in larger)
+            fits = (TrainingFit(size, checkpointing, cost(size, checkpointing)) for size in larger)
             return next((fit for fit in fits if self._holds(fit.total)), least)
         raise self._refusal("training", min(fit.total for fit in too_large))
 
@@ -143,18 +159,6 @@ class Plan:
             enough = f"set {self.limit_key}={tenth_up(others + one):g}, or lower sampling.max_prompt_tokens"
             raise ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"a vLLM server does not fit; {enough}")
         return min(left, concurrency * one)
-
-    def _micro_batches(self, longest: Sequence[Lengths], step: int) -> list[int]:
-        """Sizes to try, the largest first."""
-        if self._cfg.memory.micro_batch:
-            return [self._cfg.memory.micro_batch]
-        enough = max(_STEP_TOKENS[self._kind] // max(sum(longest[0]), 1), 1)
-        return list(range(min(step, enough), 0, -1))
-
-    def _training_fit(self, longest: Sequence[Lengths], size: int, step: int, *, checkpointing: bool) -> TrainingFit:
-        batch = [longest[i % len(longest)] for i in range(size)]
-        later = size < step
-        return TrainingFit(size, checkpointing, self.costs.training(batch, checkpointing=checkpointing, later=later))
 
     def _largest(self, phase: str, wanted: int | None, most: int, least: int, cost: Callable[[int], Parts]) -> int:
         for size in [wanted] if wanted else [n for n in (most, *halves(most)) if n > least] + [least]:

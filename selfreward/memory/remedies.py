@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from selfreward.cap import GIB
 from selfreward.config import RunConfig
-from selfreward.memory.costs import Costs, Lengths
+from selfreward.memory.costs import Costs
 from selfreward.training.losses import LOSSES
 
 LEAST_SCORED = 256
@@ -21,20 +20,17 @@ Change = dict[str, Any]
 
 def needed(costs: Costs) -> int:
     """Bytes that the whole run takes at the least, its settings being as they are."""
-    cfg, pairs = costs.cfg, costs.longest_batch
-    couples = LOSSES[cfg.train.loss].couples_pairs
-    trained = [_trained(costs, pairs, len(pairs) if couples else cfg.memory.micro_batch or 1)]
-    if cfg.tunes:
-        trained.append(_trained(costs, costs.longest_examples, cfg.memory.micro_batch or 1))
-    sampling = costs.sampling(cfg.memory.sampling_rows or cfg.sampling.n)
-    scoring = costs.scoring(cfg.memory.scoring_tokens or LEAST_SCORED)
-    return max(*trained, sum(sampling.values()), sum(scoring.values()))
-
-
-def _trained(costs: Costs, step: Sequence[Lengths], size: int) -> int:
-    ways = checkpointings(costs.cfg.memory.gradient_checkpointing)
-    parts = [costs.training(step[:size], checkpointing=way, later=size < len(step)) for way in ways]
-    return min(sum(part.values()) for part in parts)
+    cfg, pairs, examples = costs.cfg, costs.longest_batch, costs.longest_examples
+    size, ways = cfg.memory.micro_batch or 1, checkpointings(cfg.memory.gradient_checkpointing)
+    at_once = pairs if LOSSES[cfg.train.loss].couples_pairs else pairs[:size]
+    later = len(at_once) < len(pairs)
+    phases = [
+        [costs.training(at_once, checkpointing=way, later=later) for way in ways],
+        [costs.tuning(examples, size, way) for way in ways] if cfg.tunes else [],
+        [costs.sampling(cfg.memory.sampling_rows or cfg.sampling.n)],
+        [costs.scoring(cfg.memory.scoring_tokens or LEAST_SCORED)],
+    ]
+    return max(min(sum(parts.values()) for parts in phase) for phase in phases if phase)
 
 
 def checkpointings(wanted: bool | None) -> list[bool]:

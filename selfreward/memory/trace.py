@@ -132,7 +132,7 @@ class Skeleton:
 
 def _packed(base: Any, pairs: Sequence[tuple[int, int, int]]) -> Tensor:
     packing = pack(pairs)
-    return packed_states(base, packing, torch.empty(packing.bounds[-1][-1], dtype=torch.long, device="meta"))
+    return packed_states(base, packing, torch.empty(sum(packing.sizes), dtype=torch.long, device="meta"))
 
 
 def _rows(base: Any, pairs: Sequence[tuple[int, int, int]], *, all_places: bool) -> Tensor:

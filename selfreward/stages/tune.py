@@ -90,7 +90,13 @@ def tune_on(
     fit = tools.plan.fit_tuning([(len(e.prompt_ids), len(e.completion_ids)) for e in fitting])
     work.planned_memory = fit.total
     how = TuningSettings(
-        tuning, tools.memory, tools.speed, fit.micro_batch, fit.gradient_checkpointing, tools.plan.preflight
+        tuning,
+        tools.memory,
+        tools.speed,
+        fit.micro_batch,
+        tools.plan.costs.micro_batch_tokens,
+        fit.gradient_checkpointing,
+        tools.plan.preflight,
     )
     start = derive_seed(work.seed or 0, *sorted(parent.id for parent in parents.values())) % 2**31
     with tools.models.trainable(previous, lora, start) as model:
@@ -100,5 +106,5 @@ def tune_on(
     return metrics | {"too_long": len(examples) - len(fitting)}
 
 
-TUNE = Stage("policies", 1, tune_policy)
-GRADER = Stage("graders", 1, tune_policy)
+TUNE = Stage("policies", 2, tune_policy)
+GRADER = Stage("graders", 2, tune_policy)

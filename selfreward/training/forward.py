@@ -56,12 +56,12 @@ def fast_forward(model: Any, speed: SpeedConfig) -> Iterator[None]:
 
 
 def can_pack(model: Any) -> bool:
-    """Whether pairs can share rows: all layers attend to all that came before, through an exchangeable kernel."""
+    """Whether texts can share a row: all layers attend to all that came before, through an exchangeable kernel."""
     return model.config._attn_implementation in PACKED_ATTENTION and is_exchangeable(model)
 
 
 def packed_states(model: Any, packing: Packing, ids_N: Tensor) -> Tensor:
-    """The states (T, hidden) that predict the completion tokens of packed pairs: all chosen, then all rejected."""
+    """The states (T, hidden) that predict completion tokens, in the order of the packing's sources."""
     output = model.base_model(
         input_ids=ids_N[None], position_ids=packing.positions.to(ids_N.device)[None], use_cache=False, packing=packing
     )

@@ -38,6 +38,7 @@ class MicroBatches(_BaseTrainer):
     splits: bool
     note: Callable[[str], None]
     group: Group
+    _at_once: int
     _metrics: Any
     _total_train_tokens: int
 
@@ -46,7 +47,7 @@ class MicroBatches(_BaseTrainer):
         raise NotImplementedError
 
     def cut(self, batch: Batch, taken: Sequence[int], size: int) -> Iterator[Batch]:
-        """The examples `taken` in micro-batches of `size`."""
+        """The examples `taken` in micro-batches of `size`, or fewer."""
         raise NotImplementedError
 
     def tokens(self, row: dict[str, Any]) -> int:
@@ -101,8 +102,10 @@ class MicroBatches(_BaseTrainer):
         examples = self.count(inputs)
         total = torch.zeros((), device=self.args.device)
         counts: list[int] = []
+        self._at_once = 0
         for micro_batch in self.cut(inputs, self.group.mine(range(examples)), self.micro_batch):
             counts.append(self.count(micro_batch))
+            self._at_once = max(counts)
             with self.compute_loss_context_manager():
                 mean: Any = self.compute_loss(model, micro_batch)
                 loss = mean * (self.count(micro_batch) / examples)
@@ -138,7 +141,7 @@ class MicroBatches(_BaseTrainer):
                 values[-len(counts) :] = [_mean(counts, parts)]
 
     def _halve(self, reason: str) -> None:
-        if self.micro_batch == 1 or not self.splits:
+        if self._at_once <= 1 or not self.splits:
             least = (
                 f"one {self.example} at a time is"
                 if self.splits
@@ -148,7 +151,7 @@ class MicroBatches(_BaseTrainer):
                 f"memory ran out in training ({reason}): {least} too much; set memory.gradient_checkpointing=true, "
                 "lower sampling.max_new_tokens, or allow more memory"
             )
-        self.micro_batch = (self.micro_batch + 1) // 2
+        self.micro_batch = (self._at_once + 1) // 2  # of what was tried: that may be less than was allowed
         self.note(f"memory ran out ({reason}): the step is taken again with micro-batches of {self.micro_batch}")
 
 

@@ -1,8 +1,10 @@
-"""Pairs in one row without padding: prompt, chosen and rejected of a pair, then the next pair's.
+"""Texts in one row without padding, in which what several of them begin with is there once.
 
-A pair's prompt is computed once. Positions restart for the rejected, which sees the prompt and itself; the chosen sees
-the prompt and itself; no pair sees another. There is no mask of the whole row: attention goes segment by segment, each
-of them causal, so what a mask would hide is not computed at all.
+Of pairs: prompt, chosen and rejected, then the next pair's. A pair's prompt is computed once; positions restart for the
+rejected, which sees the prompt and itself; the chosen sees the prompt and itself; no pair sees another. Of texts that
+begin alike, as a judge's prompts do with their rubric: the pieces of their prefix tree, each of which sees what comes
+before it in its own texts. There is no mask of the whole row: attention goes run by run, each of them causal, so what a
+mask would hide is not computed at all.
 """
 
 from __future__ import annotations
@@ -17,42 +19,74 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfreward.attention import KERNELS, Kernel
+from selfreward.prefix_tree import prefix_tree
 
 PACKED_ATTENTION = {name: f"packed_{name}" for name in KERNELS}
-"""Of each of transformers' kernels, the name under which it attends to packed pairs."""
+"""Of each of transformers' kernels, the name under which it attends to packed texts."""
 
 
 @dataclass(frozen=True)
 class Packing:
     """Where things are in a row of N tokens.
 
-    `bounds` has for each pair the places where its prompt, chosen and rejected begin and where it ends. `positions` (N)
-    are the tokens' positions in their own sequences. `sources` (T) are the places whose states predict a completion
-    token: first those of all chosen, then those of all rejected.
+    `sizes` are the tokens of the row's pieces. `runs` make up the row too, each of one or more pieces that attend at
+    once: its tokens, and the places of the pieces that it sees, its own last. `positions` (N) are the tokens' positions
+    in their own sequences. `sources` (T) are the places whose states predict a completion token.
     """
 
-    bounds: list[tuple[int, int, int, int]]
+    sizes: list[int]
+    runs: list[tuple[int, list[int]]]
     positions: Tensor
     sources: Tensor
 
 
 def pack(lengths: Sequence[tuple[int, int, int]]) -> Packing:
-    """The packing of pairs by their lengths, in tokens, of prompt, chosen and rejected."""
-    starts = accumulate((sum(pair) for pair in lengths), initial=0)
-    bounds = [(s, s + p, s + p + c, s + p + c + r) for s, (p, c, r) in zip(starts, lengths, strict=False)]
-    positions = [part for p, c, r in lengths for part in (torch.arange(p + c), torch.arange(p, p + r))]
-    chosen = [torch.arange(start - 1, end - 1) for _, start, end, _ in bounds]
+    """The packing of pairs by their lengths, in tokens, of prompt, chosen and rejected.
+
+    Its sources are first those of all chosen, then those of all rejected.
+    """
+    sizes = [size for pair in lengths for size in pair]
+    starts = list(accumulate(sizes, initial=0))
+    runs: list[tuple[int, list[int]]] = []
+    chosen: list[Tensor] = []
     rejected: list[Tensor] = []
-    for _, prompt_end, start, end in bounds:
+    for place, (p, c, r) in zip(range(0, len(sizes), 3), lengths, strict=True):
+        runs += [(p + c, [place, place + 1]), (r, [place, place + 2])]
+        _, prompt_end, chosen_end, end = starts[place : place + 4]
+        chosen.append(torch.arange(prompt_end - 1, chosen_end - 1))
         # The last prompt token predicts the first token of both; each other token is predicted by the one before it.
-        places = torch.arange(start - 1, end - 1)
+        places = torch.arange(chosen_end - 1, end - 1)
         places[:1] = prompt_end - 1
         rejected.append(places)
-    return Packing(bounds, torch.cat(positions), torch.cat(chosen + rejected))
+    positions = [part for p, c, r in lengths for part in (torch.arange(p + c), torch.arange(p, p + r))]
+    return Packing(sizes, runs, torch.cat(positions), torch.cat(chosen + rejected))
+
+
+def pack_texts(texts: Sequence[list[int]], completions: Sequence[int]) -> tuple[Packing, Tensor]:
+    """The packing of texts whose last so many tokens are completions, and the tokens (N) of the row.
+
+    Its sources are those of the texts in their order. Each text has one token at least before its completion.
+    """
+    nodes = prefix_tree(texts)
+    sizes = [len(node.token_ids) for node in nodes]
+    starts = list(accumulate(sizes, initial=0))
+    chains: list[list[int]] = []  # of each node, the places of what comes before it and its own
+    for place, node in enumerate(nodes):
+        chains.append([*(chains[node.parent] if node.parent is not None else []), place])
+    chain_of = {node.row: chain for node, chain in zip(nodes, chains, strict=True)}
+    sources: list[Tensor] = []
+    for row, completion in enumerate(completions):
+        places = torch.cat([torch.arange(starts[piece], starts[piece + 1]) for piece in chain_of[row]])
+        sources.append(places[-completion - 1 : -1])
+    positions = torch.cat(
+        [torch.arange(node.start, node.start + size) for node, size in zip(nodes, sizes, strict=True)]
+    )
+    packing = Packing(sizes, list(zip(sizes, chains, strict=True)), positions, torch.cat(sources))
+    return packing, torch.tensor([token for node in nodes for token in node.token_ids])
 
 
 def packed_attention(kernel: Kernel) -> Any:
-    """transformers' attention interface over a row of packed pairs, each segment through `kernel`."""
+    """transformers' attention interface over a row of packed texts, each run through `kernel`."""
 
     def attend(
         module: Any,
@@ -64,17 +98,14 @@ def packed_attention(kernel: Kernel) -> Any:
         packing: Packing | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        assert packing is not None, "this attention is for packed pairs alone"
+        assert packing is not None, "this attention is for packed texts alone"
         # Split once, so that the backward pass joins the parts: of a slice it would make a row of zeros to add up.
-        sizes = [size for pair in packing.bounds for size in (pair[1] - pair[0], pair[2] - pair[1], pair[3] - pair[2])]
-        prompt_and_chosen = [size for pair in packing.bounds for size in (pair[2] - pair[0], pair[3] - pair[2])]
-        queries = query_1AND[0].split(prompt_and_chosen, 1)
-        keys, values = key_1KND[0].split(sizes, 1), value_1KND[0].split(sizes, 1)
+        queries = query_1AND[0].split([tokens for tokens, _ in packing.runs], 1)
+        keys, values = key_1KND[0].split(packing.sizes, 1), value_1KND[0].split(packing.sizes, 1)
         outputs: list[Tensor] = []
-        for i in range(len(packing.bounds)):
-            for answer in (1, 2) if sizes[3 * i + 2] else (1,):  # of a text alone nothing is rejected
-                key_KMD, value_KME = (torch.cat([parts[3 * i], parts[3 * i + answer]], 1) for parts in (keys, values))
-                outputs.append(kernel(queries[2 * i + answer - 1], key_KMD, value_KME, scaling))
+        for query_AND, (_, seen) in zip(queries, packing.runs, strict=True):
+            key_KMD, value_KME = (torch.cat([parts[piece] for piece in seen], 1) for parts in (keys, values))
+            outputs.append(kernel(query_AND, key_KMD, value_KME, scaling))
         return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous(), None
 
     return attend

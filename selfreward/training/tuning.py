@@ -6,7 +6,7 @@ as an answer of a hundred. Nothing is learned from a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +24,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from selfreward.config import MemoryConfig, SpeedConfig, TuningConfig
 from selfreward.head import Head, mean_row, score_tokens
 from selfreward.models import TRAINED
+from selfreward.prefix_tree import prefix_tree
 from selfreward.store import Metrics, Work
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.micro_batches import Batch, MicroBatches
-from selfreward.training.packing import PACKED_ATTENTION, pack
+from selfreward.training.packing import PACKED_ATTENTION, pack_texts
 from selfreward.training.session import arguments, fit
 
 
@@ -49,6 +50,7 @@ class TuningSettings:
     memory: MemoryConfig
     speed: SpeedConfig
     micro_batch: int
+    micro_batch_tokens: int
     gradient_checkpointing: bool
     preflight: bool
 
@@ -56,11 +58,13 @@ class TuningSettings:
 class ExampleTrainer(MicroBatches, SFTTrainer):
     """Takes rows of `Example`, padded.
 
-    Set after construction: `packs`, whether a micro-batch is one row without padding, and `surprise`, from states and
-    tokens to the tokens' negative log-probabilities, in nats.
+    Set after construction: `packs`, whether a micro-batch is one row without padding; `most_tokens`, computed in one
+    micro-batch unless it has one example; and `surprise`, from states and tokens to the tokens' negative
+    log-probabilities, in nats.
     """
 
     packs: bool
+    most_tokens: int
     surprise: Callable[[Tensor, Tensor], Tensor]
 
     def count(self, batch: Batch) -> int:
@@ -68,10 +72,13 @@ class ExampleTrainer(MicroBatches, SFTTrainer):
         return len(batch["input_ids"])
 
     def cut(self, batch: Batch, taken: Sequence[int], size: int) -> Iterator[Batch]:
-        """Cut to their longest row too."""
-        for start in range(0, len(taken), size):
-            rows = torch.tensor(taken[start : start + size], device=batch["input_ids"].device)
-            length = int((batch["prompt_lengths"] + batch["completion_lengths"])[rows].max())
+        """Those that begin alike are together, or, where nothing is shared, those of like length. Rows are cut to the
+        longest of a micro-batch."""
+        lengths = (batch["prompt_lengths"] + batch["completion_lengths"]).tolist()
+        texts = {place: batch["input_ids"][place, : lengths[place]].tolist() for place in taken}
+        for places in self._micro_batches(texts, size):
+            rows = torch.tensor(places, device=batch["input_ids"].device)
+            length = max(lengths[place] for place in places)
             yield {name: values[rows, :length] if values.ndim == 2 else values[rows] for name, values in batch.items()}
 
     def tokens(self, row: dict[str, Any]) -> int:
@@ -97,6 +104,22 @@ class ExampleTrainer(MicroBatches, SFTTrainer):
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return loss_E.mean()
 
+    def _micro_batches(self, texts: Mapping[int, list[int]], size: int) -> Iterator[list[int]]:
+        taken: list[int] = []
+        for place in sorted(texts, key=lambda p: texts[p] if self.packs else [len(texts[p])]):
+            if taken and (len(taken) == size or self._computed([texts[p] for p in [*taken, place]]) > self.most_tokens):
+                yield taken
+                taken = []
+            taken.append(place)
+        if taken:
+            yield taken
+
+    def _computed(self, texts: Sequence[list[int]]) -> int:
+        """The tokens of a micro-batch of these, padding included."""
+        if self.packs:
+            return sum(len(node.token_ids) for node in prefix_tree(texts))
+        return len(texts) * max(map(len, texts))
+
 
 def tune(
     model: PeftModel,
@@ -119,6 +142,7 @@ def tune(
     trainer.remove_callback(PrinterCallback)
     model.set_adapter(TRAINED)
     trainer.micro_batch = settings.micro_batch
+    trainer.most_tokens = settings.micro_batch_tokens
     trainer.ram_gb = settings.memory.ram_gb
     trainer.splits = True
     trainer.packs = settings.speed.share_prompt and can_pack(model.get_base_model())
@@ -159,9 +183,10 @@ def _collate(rows: Sequence[dict[str, Any]]) -> Batch:
 
 
 def _packed_states(model: Any, ids_BL: Tensor, lengths: Sequence[tuple[int, int]]) -> Tensor:
-    """The states (T, hidden) that predict completion tokens, from one row without padding."""
-    ids_N = torch.cat([row[: p + c] for row, (p, c) in zip(ids_BL, lengths, strict=True)])
-    return packed_states(model, pack([(prompt, completion, 0) for prompt, completion in lengths]), ids_N)
+    """The states (T, hidden) that predict completion tokens, from one row without padding or repetition."""
+    texts = [row[: p + c].tolist() for row, (p, c) in zip(ids_BL, lengths, strict=True)]
+    packing, ids_N = pack_texts(texts, [completion for _, completion in lengths])
+    return packed_states(model, packing, ids_N.to(ids_BL.device))
 
 
 def _padded_states(model: Any, ids_BL: Tensor, lengths: Sequence[tuple[int, int]]) -> Tensor:

@@ -173,7 +173,7 @@ def test_a_loss_that_couples_pairs_gets_its_whole_batch() -> None:
 
 
 def test_a_micro_batch_is_no_larger_than_helps() -> None:
-    """On a CPU a micro-batch of more than about a thousand tokens is no faster."""
+    """On a CPU a micro-batch of more than some 1,500 tokens is no faster."""
     plan = Plan(tiny(), short(train__batch_size=64), "cpu")
     assert plan.fit_training([(40, 12, 12)] * 64).micro_batch == 1536 // 64
     assert plan.fit_training([(2000, 12, 12)] * 64).micro_batch == 1
@@ -240,6 +240,18 @@ def test_tuning_is_cut_to_fit_as_training_is() -> None:
     assert smaller.micro_batch < 8 and smaller.total < whole.total
     with pytest.raises(ConfigError, match="training needs"):
         fit(0.01)
+
+
+def test_examples_of_many_lengths_are_cut_by_their_tokens() -> None:
+    """However many a step has, and however short most of them are: a pass has 1,536 tokens, or one example."""
+    plan = Plan(tiny(), short(tuning__batch_size=8), "cpu")
+    fit = plan.fit_tuning([(700, 99)] * 8)
+    assert fit.micro_batch == 8
+    filled = plan.costs.training([(700, 99, 1), (734, 1, 1)], checkpointing=False, later=True)
+    assert fit.parts == filled | {"keys seen again": plan.costs.cache_bytes(8 * 800 - 1536)}
+    assert plan.fit_tuning([(700, 99)] * 8 + [(5, 4)] * 100) == fit  # the longest decide
+    one = plan.costs.training([(2000, 99, 1)], checkpointing=False, later=True)
+    assert plan.fit_tuning([(2000, 99), (5, 4)]).parts == one | {"keys seen again": plan.costs.cache_bytes(10)}
 
 
 def test_a_prompt_s_answers_are_decoded_together_whatever_the_rows() -> None:

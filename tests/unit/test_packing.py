@@ -1,9 +1,10 @@
-"""Packed pairs: in one row without padding, what each sequence would get in a row of its own."""
+"""Packed texts: in one row without padding, what each sequence would get in a row of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from selfreward.config import SpeedConfig
 from selfreward.models import Models
 from selfreward.training.forward import can_pack, fast_forward, packed_states
-from selfreward.training.packing import PACKED_ATTENTION, Packing, pack
+from selfreward.training.packing import PACKED_ATTENTION, pack, pack_texts
 from tests.training import PAIRS
 
 Lengths = list[tuple[int, int, int]]
@@ -33,31 +34,70 @@ lengths_of_pairs = st.lists(st.tuples(tokens, tokens, tokens), min_size=1, max_s
 def test_a_packing_by_hand() -> None:
     """A prompt of two, a chosen of two, a rejected of three; then a pair of one token each."""
     packing = pack([(2, 2, 3), (1, 1, 1)])
-    assert packing.bounds == [(0, 2, 4, 7), (7, 8, 9, 10)]
+    assert packing.sizes == [2, 2, 3, 1, 1, 1]
+    assert packing.runs == [(4, [0, 1]), (3, [0, 2]), (2, [3, 4]), (1, [3, 5])]  # the prompt attends with the chosen
     assert packing.positions.tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1, 1]
     chosen, rejected = [1, 2, 7], [1, 4, 5, 7]  # the last of the prompt predicts the first of both
     assert packing.sources.tolist() == chosen + rejected
 
 
+def bounds(lengths: Lengths) -> list[tuple[int, int, int, int]]:
+    """Of each pair where its prompt, chosen and rejected begin in the row, and where it ends."""
+    starts = accumulate(map(sum, lengths), initial=0)
+    return [(s, s + p, s + p + c, s + p + c + r) for s, (p, c, r) in zip(starts, lengths, strict=False)]
+
+
 @given(lengths_of_pairs)
 def test_a_row_is_as_long_as_its_parts_and_each_place_knows_its_position(lengths: Lengths) -> None:
     packing = pack(lengths)
-    assert packing.bounds[-1][-1] == len(packing.positions) == sum(sum(pair) for pair in lengths)
-    for (start, prompt_end, chosen_end, end), (prompt, chosen, rejected) in zip(packing.bounds, lengths, strict=True):
-        assert (prompt_end - start, chosen_end - prompt_end, end - chosen_end) == (prompt, chosen, rejected)
+    assert sum(packing.sizes) == len(packing.positions) == sum(sum(pair) for pair in lengths)
+    for (start, _, chosen_end, end), (prompt, chosen, rejected) in zip(bounds(lengths), lengths, strict=True):
         assert packing.positions[start:chosen_end].tolist() == [*range(prompt + chosen)]
         assert packing.positions[chosen_end:end].tolist() == [*range(prompt, prompt + rejected)]
 
 
 @given(lengths_of_pairs)
 def test_each_completion_token_is_predicted_by_the_place_before_it_in_its_own_sequence(lengths: Lengths) -> None:
-    packing = pack(lengths)
     expected: list[int] = []
     for kind in (1, 2):  # all chosen, then all rejected
-        for bounds in packing.bounds:
-            sequence = [*range(bounds[0], bounds[1]), *range(bounds[kind], bounds[kind + 1])]
-            expected += sequence[bounds[1] - bounds[0] - 1 : -1]
-    assert packing.sources.tolist() == expected
+        for places in bounds(lengths):
+            sequence = [*range(places[0], places[1]), *range(places[kind], places[kind + 1])]
+            expected += sequence[places[1] - places[0] - 1 : -1]
+    assert pack(lengths).sources.tolist() == expected
+
+
+RUBRIC = [*range(10, 20)]
+
+
+def test_texts_that_begin_alike_by_hand() -> None:
+    """A rubric of ten tokens under two texts, of whose tokens the last one and the last two are completions."""
+    packing, ids = pack_texts([[*RUBRIC, 30, 31], [40, 41, 42], [*RUBRIC, 32, 33, 34]], [1, 1, 2])
+    where = {
+        tuple(ids[start:end].tolist()): i
+        for i, (start, end) in enumerate(pairwise(accumulate(packing.sizes, initial=0)))
+    }
+    rubric, first, second, third = (where[piece] for piece in (tuple(RUBRIC), (30, 31), (40, 41, 42), (32, 33, 34)))
+    assert sorted(packing.sizes) == [2, 3, 3, 10]
+    assert {tuple(seen) for _, seen in packing.runs} == {(rubric,), (rubric, first), (second,), (rubric, third)}
+    assert ids[packing.sources].tolist() == [30, 41, 32, 33]
+    assert packing.positions[packing.sources].tolist() == [10, 1, 10, 11]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(st.integers(3, 5), min_size=2, max_size=12)), min_size=1, max_size=6),
+    st.data(),
+)
+def test_of_any_texts_each_completion_token_is_predicted_by_the_one_before_it(
+    written: list[tuple[bool, list[int]]], data: st.DataObject
+) -> None:
+    texts = [[*RUBRIC, *rest] if judged else rest for judged, rest in written]
+    completions = [data.draw(st.integers(1, len(text) - 1)) for text in texts]
+    packing, ids = pack_texts(texts, completions)
+    ends = [(text, completion) for text, completion in zip(texts, completions, strict=True)]
+    assert ids[packing.sources].tolist() == [token for text, c in ends for token in text[-c - 1 : -1]]
+    expected = [position for text, c in ends for position in range(len(text) - c - 1, len(text) - 1)]
+    assert packing.positions[packing.sources].tolist() == expected
+    assert sum(packing.sizes) == len(ids) <= sum(map(len, texts))
 
 
 # What a model makes of it
@@ -65,7 +105,7 @@ def test_each_completion_token_is_predicted_by_the_place_before_it_in_its_own_se
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """Have the model attend to packed pairs."""
+    """Have the model attend to packed texts."""
     attention = model.config._attn_implementation
     model.set_attn_implementation(PACKED_ATTENTION[attention])
     try:
@@ -74,24 +114,19 @@ def packed(model: Any) -> Iterator[None]:
         model.set_attn_implementation(attention)
 
 
-def states_of_separate_rows(model: Any, packing: Packing, ids: Tensor) -> Tensor:
+def states_of_separate_rows(model: Any, rows: list[Tensor], completions: list[int]) -> Tensor:
     """The states that predict completions, each sequence in a row of its own."""
-    states: list[Tensor] = []
-    for kind in (1, 2):
-        for bounds in packing.bounds:
-            row = torch.cat([ids[bounds[0] : bounds[1]], ids[bounds[kind] : bounds[kind + 1]]])
-            hidden = model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0]
-            states.append(hidden[bounds[1] - bounds[0] - 1 : -1])
-    return torch.cat(states)
+    hidden = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
+    return torch.cat([states[-completion - 1 : -1] for states, completion in zip(hidden, completions, strict=True)])
 
 
 @torch.no_grad()
 def assert_packing_changes_nothing(model: Any, lengths: Lengths, seed: int) -> None:
-    packing = pack(lengths)
-    ids = torch.randint(3, 90, (packing.bounds[-1][-1],), generator=torch.Generator().manual_seed(seed))
-    expected = states_of_separate_rows(model, packing, ids)
+    ids = torch.randint(3, 90, (sum(map(sum, lengths)),), generator=torch.Generator().manual_seed(seed))
+    rows = [torch.cat([ids[b[0] : b[1]], ids[b[kind] : b[kind + 1]]]) for kind in (1, 2) for b in bounds(lengths)]
+    expected = states_of_separate_rows(model, rows, [pair[kind] for kind in (1, 2) for pair in lengths])
     with packed(model):
-        found = packed_states(model, packing, ids)
+        found = packed_states(model, pack(lengths), ids)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     head = model.get_output_embeddings()
     torch.testing.assert_close(head(found).log_softmax(-1), head(expected).log_softmax(-1), rtol=1e-4, atol=1e-5)
@@ -109,6 +144,18 @@ def model(request: pytest.FixtureRequest, tiny_model: Path) -> Any:
 @given(lengths=lengths_of_pairs, seed=st.integers(0, 2**31))
 def test_states_and_log_probabilities_are_those_of_separate_rows(model: Any, lengths: Lengths, seed: int) -> None:
     assert_packing_changes_nothing(model, lengths, seed)
+
+
+@torch.no_grad()
+def test_texts_that_share_a_rubric_and_a_request_get_the_states_of_separate_rows(model: Any) -> None:
+    request = [*RUBRIC, *range(50, 60)]
+    texts = [[*request, 30, 31, 32], [40, 41, 42], [*RUBRIC, 33, 34], [*request, 35], [*request, 35]]
+    completions = [2, 1, 1, 1, 1]
+    packing, ids = pack_texts(texts, completions)
+    assert len(ids) == 10 + 10 + 3 + 3 + 2 + 1 + 1
+    expected = states_of_separate_rows(model, [torch.tensor(text) for text in texts], completions)
+    with packed(model):
+        torch.testing.assert_close(packed_states(model, packing, ids), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_row_that_training_computes_has_no_padding_and_each_prompt_once(model: Any) -> None:
