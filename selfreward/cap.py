@@ -20,6 +20,10 @@ CONTEXT_GIB = 0.75
 """What a process takes of a GPU before its first tensor (CUDA's context and kernels), in GiB; an upper estimate."""
 
 
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+"""What PyTorch says where it has no error of its own kind for it."""
+
+
 def enforce_cap(cap_gb: float) -> None:
     """Let this process take no more than `cap_gb` GiB of the GPU's memory, CUDA's context included.
 
@@ -28,8 +32,14 @@ def enforce_cap(cap_gb: float) -> None:
     import torch
 
     if torch.cuda.is_available():
-        total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(max(cap_gb - CONTEXT_GIB, 0) * GIB / total, 1.0))
+        torch.cuda.set_per_process_memory_fraction(share_of_card(max(cap_gb - CONTEXT_GIB, 0)))
+
+
+def share_of_card(gb: float) -> float:
+    """The part of the GPU's memory, at most all, that so many GiB are."""
+    import torch
+
+    return min(gb * GIB / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory, 1.0)
 
 
 def check_resident(ram_gb: float | None) -> None:
@@ -51,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, (OutOfMemoryError, torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     )
 
 

@@ -47,19 +47,7 @@ class Models:
     def base(self) -> PreTrainedModel:
         """The base model. Where adapters are loaded, their layers are inside it."""
         if self._base is None:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                self.folder,
-                dtype=self.dtype,
-                attn_implementation=pick_attention(self.device),
-                use_safetensors=True,
-                trust_remote_code=False,
-                **self._quantized(),
-            )
-            if self._quantization == "none":
-                model = model.to(self.device)
-            model.requires_grad_(False).eval()
-            check_head(model)
-            self._base = model
+            self._base = self._load()
         return self._base
 
     @property
@@ -110,6 +98,22 @@ class Models:
             self.base.requires_grad_(False)
             self.base.eval()
 
+    @torch.inference_mode(mode=False)  # loaded while sampling, it could otherwise never be trained
+    def _load(self) -> Any:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            self.folder,
+            dtype=self.dtype,
+            attn_implementation=pick_attention(self.device),
+            use_safetensors=True,
+            trust_remote_code=False,
+            **self._quantized(),
+        )
+        if self._quantization == "none":
+            model = model.to(self.device)
+        model.requires_grad_(False).eval()
+        check_head(model)
+        return model
+
     def _quantized(self) -> dict[str, Any]:
         """NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314), computed in the model's dtype."""
         if self._quantization == "none":
@@ -130,6 +134,7 @@ class Models:
         )
         return {"quantization_config": settings, "device_map": {"": self.device}}
 
+    @torch.inference_mode(mode=False)  # as for the base: peft switches gradients on and off
     def _with(self, adapter: Adapter) -> peft.PeftModel:
         if self._peft is None or adapter.name not in self._peft.peft_config:
             settings = _read_settings(adapter.folder)
@@ -224,8 +229,8 @@ def _merged(model: peft.PeftModel, name: str) -> Iterator[None]:
     layers: list[Any] = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and name in m.lora_A]
     saved = [layer.get_base_layer().weight.data.clone() for layer in layers]
     tuner: Any = model.base_model
-    tuner.merge_adapter([name])
     try:
+        tuner.merge_adapter([name])
         yield
     finally:
         for layer, weight in zip(layers, saved, strict=True):

@@ -67,6 +67,8 @@ class _Server(ThreadingHTTPServer):
 
 def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        is_busy = False
+
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: a test's output is its own."""
 
@@ -90,11 +92,11 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 script.busy += 1
                 script.busiest = max(script.busy, script.busiest)
             fault = script.faults[attempt] if attempt < len(script.faults) else "none"
+            self.is_busy = True
             try:
                 self._misbehave(fault, body, key)
             finally:
-                with script.lock:
-                    script.busy -= 1
+                self._leave()
 
         def _misbehave(self, fault: str, body: dict[str, Any], key: str) -> None:
             choice = _choice(body, script.features)
@@ -106,6 +108,8 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self._send(b"\xff\xfe{", "application/json")
             elif fault == "half a body":
                 self._send(json.dumps({"choices": [choice]}).encode(), "application/json", share=0.5)
+            elif fault == "trickles":
+                self._send(json.dumps({"choices": [choice]}).encode(), "application/json", seconds=SLOW_SECONDS)
             elif fault == "dies":
                 self.connection.close()
             elif fault == "no answers":
@@ -121,6 +125,12 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 with script.lock:
                     script.answered[key] += 1
 
+        def _leave(self) -> None:
+            """Count as busy no more: once the other side has its answer, its next request may come at any moment."""
+            with script.lock:
+                script.busy -= self.is_busy
+                self.is_busy = False
+
         def _load(self, body: dict[str, Any]) -> None:
             if "lora" not in script.features:
                 self._reply({"detail": "Not Found"}, 404)
@@ -133,7 +143,9 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
         def _reply(self, reply: dict[str, Any], status: int = 200) -> None:
             self._send(json.dumps(reply).encode(), "application/json", status)
 
-        def _send(self, data: bytes, kind: str, status: int = 200, share: float = 1.0) -> None:
+        def _send(self, data: bytes, kind: str, status: int = 200, share: float = 1.0, seconds: float = 0.0) -> None:
+            part = max(len(data) // 20, 1) if seconds else len(data)
+            self._leave()
             try:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
@@ -141,7 +153,10 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 if status == 429:
                     self.send_header("Retry-After", "0.3")
                 self.end_headers()
-                self.wfile.write(data[: int(len(data) * share)])
+                sent = data[: int(len(data) * share)]
+                for start in range(0, len(sent), part):
+                    self.wfile.write(sent[start : start + part])
+                    time.sleep(seconds * part / len(data))
             except OSError:
                 return  # the other side has gone
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selfreward.cap import share_of_card
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.errors import ConfigError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 class Sizes(Protocol):
     """What an engine asks of the memory plan."""
+
+    limit_gb: float
+    """GiB that may be taken."""
 
     @property
     def sampling_rows(self) -> int:
@@ -104,7 +108,8 @@ def _vllm(host: Host, engine: EngineConfig) -> Engine:
         host.cfg.train.lora.r,
         plan.served_text(),
         plan.served_cache(engine.concurrency),
-        plan.on_cpu,
+        engine.concurrency,
+        None if plan.on_cpu else share_of_card(plan.limit_gb),
     )
     return VLLMEngine(serving, engine, Path(host.cfg.output_dir) / "vllm.log", host.say)
 

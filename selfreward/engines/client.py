@@ -123,10 +123,12 @@ class Client:
             if attempt:
                 self._check()
             try:
-                return read(await _ask(connection, request))
+                async with asyncio.timeout(self._timeout):  # the connection's own starts anew with each byte
+                    reply = await _ask(connection, request)
+                return read(reply)
             except ServerError as error:  # `read` sees no use in another attempt
                 raise self._error(str(error)) from None
-            except (openai.APIError, ValueError) as error:
+            except (openai.APIError, ValueError, TimeoutError) as error:
                 if not _is_passing(error):
                     raise self._error(f"{_seen(error)}; {self._remedy(error, request)}") from None
                 if attempt == self._retries:
@@ -157,7 +159,7 @@ def _is_passing(error: Exception) -> bool:
 
 def _seen(error: Exception) -> str:
     """What went wrong, in a few words."""
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return "no reply in time"
     if isinstance(error, openai.APIConnectionError):
         return f"no connection ({_short(error.__cause__ or error)})"

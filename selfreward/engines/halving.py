@@ -27,6 +27,7 @@ def halving(batches: Iterable[list[int]], compute: Callable[[list[int]], Result]
                 raise
         else:
             yield batch, result
+            del result  # or it would be held while the next one is computed
             continue
         release()  # past the handler, or the error's traceback would hold on to the tensors
         middle = (len(batch) + 1) // 2

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from selfreward.engines.halving import halving
-from selfreward.engines.prefix_tree import Node, prefix_tree
 from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, Layers, TreeKeys
+from selfreward.prefix_tree import Node, prefix_tree
 
 
 class SharedForward:
@@ -44,7 +44,8 @@ class SharedForward:
     def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Of each row's last token."""
         tree = SharedPrompts(self, rows)
-        for batch, (state_NH, _, lengths) in halving(tree.batches(range(len(rows))), tree.compute):
+        compute = partial(tree.compute, keep=False)
+        for batch, (state_NH, _, lengths) in halving(tree.batches(range(len(rows))), compute):
             ends = torch.tensor(lengths, device=state_NH.device).cumsum(0) - 1
             yield batch, state_NH[ends]
 
@@ -68,14 +69,15 @@ class SharedForward:
         return output.last_hidden_state
 
     def run_nodes(
-        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]]
+        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]], *, keep: bool = True
     ) -> tuple[Tensor, list[Layers], list[int]]:
-        """States (N, H) of these nodes' tokens, one after the other; their keys and values; their lengths."""
+        """States (N, H) of these nodes' tokens, one after the other; their keys and values, if they are to be kept;
+        their lengths."""
         device = self._model.device
         ids_N = torch.tensor([token for node in nodes for token in node.token_ids], device=device)
         positions_N = torch.cat([torch.arange(n.start, n.start + len(n.token_ids), device=device) for n in nodes])
         lengths = [len(node.token_ids) for node in nodes]
-        keys = TreeKeys(lengths, before, self._kernel)
+        keys = TreeKeys(lengths, before, self._kernel, keep=keep)
         return self.run(ids_N[None], positions_N[None], keys)[0], keys.made, lengths
 
     @property
@@ -101,9 +103,9 @@ class SharedPrompts:
         """The rows in batches, the longest first."""
         return by_length({row: len(self._nodes[self._leaves[row]].token_ids) for row in rows}, self._forward.tokens)
 
-    def compute(self, batch: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
+    def compute(self, batch: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers], list[int]]:
         """What `SharedForward.run_nodes` says of these rows' own parts."""
-        return self._compute([self._leaves[row] for row in batch])
+        return self._compute([self._leaves[row] for row in batch], keep=keep)
 
     def open(self, batch: Sequence[int], answers: int, steps: int) -> tuple[Tensor, SharedAnswers]:
         """Answers to the rows of a batch."""
@@ -134,9 +136,9 @@ class SharedPrompts:
                 levels[len(self._chain(node))].append(place)
         return levels.values()
 
-    def _compute(self, places: Sequence[int]) -> tuple[Tensor, list[Layers], list[int]]:
+    def _compute(self, places: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers], list[int]]:
         nodes = [self._nodes[place] for place in places]
-        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes])
+        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes], keep=keep)
 
     def _length(self, row: int) -> int:
         node = self._nodes[self._leaves[row]]
@@ -191,4 +193,4 @@ def by_length(lengths: Mapping[int, int], tokens: int) -> Iterator[list[int]]:
 
 
 def _nodes_at(forward: SharedForward, nodes: Sequence[Node], batch: Sequence[int]) -> Any:
-    return forward.run_nodes([nodes[place] for place in batch], [[] for _ in batch])
+    return forward.run_nodes([nodes[place] for place in batch], [[] for _ in batch], keep=False)

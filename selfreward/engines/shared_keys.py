@@ -58,11 +58,15 @@ class TreeKeys:
         lengths: tokens of each part.
         before: of each part the keys and values of what came before it, in pieces.
         kernel: a key of `KERNELS`.
+        keep: whether others will come after these parts.
 
-    `made` has the parts' own keys and values, once the model has run.
+    `made` has the parts' own keys and values, once the model has run, if they are kept.
     """
 
-    def __init__(self, lengths: Sequence[int], before: Sequence[Sequence[Layers]], kernel: str) -> None:
+    def __init__(
+        self, lengths: Sequence[int], before: Sequence[Sequence[Layers]], kernel: str, *, keep: bool = True
+    ) -> None:
+        self._keep = keep
         self._lengths = list(lengths)
         self._before = before
         self._kernel = KERNELS[kernel]
@@ -75,7 +79,8 @@ class TreeKeys:
         for query_AND, key_KND, value_KNE, before, made in zip(
             queries, keys, values, self._before, self.made, strict=True
         ):
-            made.append((key_KND, value_KNE))
+            if self._keep:
+                made.append((key_KND, value_KNE))
             seen_keys = torch.cat([*(piece[layer][0] for piece in before), key_KND], 1)
             seen_values = torch.cat([*(piece[layer][1] for piece in before), value_KNE], 1)
             outputs.append(self._kernel(query_AND, seen_keys, seen_values, scale))

@@ -25,14 +25,16 @@ _LEAST_BATCHED = 4096  # tokens in one step of a server on a CPU
 @dataclass(frozen=True)
 class Serving:
     """What a server is to run: a model's folder and dtype, adapters up to a rank, texts up to a length in tokens, and
-    the bytes that it may hold in keys and values. `on_cpu` says which of vLLM's builds it is."""
+    the bytes that it may hold in keys and values, for so many requests at once. `gpu_share` is the part of a card that
+    it may take in all; None for vLLM's build for a CPU."""
 
     folder: Path
     dtype: str
     rank: int
     longest: int
     cache_bytes: int
-    on_cpu: bool
+    requests: int
+    gpu_share: float | None
 
 
 class VLLMEngine:
@@ -115,10 +117,12 @@ def command(python: str, serving: Serving, port: int) -> list[str]:
         "max-lora-rank": lora_rank(serving.rank),
         "generation-config": "vllm",  # or the model's own settings would decide what a request leaves open
     }
-    if serving.on_cpu:
+    if serving.gpu_share is None:
         settings["max-num-batched-tokens"] = max(serving.longest, _LEAST_BATCHED)
+    else:  # vLLM's own choices are nearly all of the card, and room for the logits of 1,024 requests
+        settings |= {"gpu-memory-utilization": round(serving.gpu_share, 4), "max-num-seqs": serving.requests}
     switches = ["--enable-lora", "--enable-prefix-caching"]
-    if serving.on_cpu:
+    if serving.gpu_share is None:
         # vLLM sets a request's generator back after a prompt that was computed in parts, and a CPU's has no such thing:
         # without this, the first such prompt with a seed ends the server.
         switches.append("--no-enable-chunked-prefill")

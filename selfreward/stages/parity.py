@@ -95,7 +95,9 @@ def adapter_share(engine: np.ndarray, training: np.ndarray, without: np.ndarray)
 
 
 def _check(config: ParityIdentity, policy: Artifact, off: float, share: Share | None, tools: Tools) -> None:
-    from selfreward.training.reference import PARITY_TOLERANCE  # imports torch and trl
+    import torch  # this and trl, which the next line imports, a finished run does without
+
+    from selfreward.training.reference import PARITY_TOLERANCE
 
     where = f"engine.kind={config.engine.kind}"
     if share and not share.is_whole:
@@ -103,7 +105,7 @@ def _check(config: ParityIdentity, policy: Artifact, off: float, share: Share | 
             f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
             "would answer as another policy; look at how it loads adapters"
         )
-    limit = config.limit or PARITY_TOLERANCE[tools.models.dtype]
+    limit = config.limit or PARITY_TOLERANCE[getattr(torch, tools.cfg.model.dtype)]
     if not off <= limit:
         raise ParityError(
             f"{where}: under {policy.reference} its log-probabilities are {off:.3g} nats a token off those that "

@@ -93,7 +93,7 @@ class Manifest:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a process killed at any moment leaves the old one, the new one, or none."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

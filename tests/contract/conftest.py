@@ -32,7 +32,7 @@ def _vllm(model: Path, logs: Path) -> Iterator[Engine]:
     from selfreward.engines.vllm import Serving, VLLMEngine
 
     settings = EngineConfig(kind="vllm", python=vllm_python(), retries=1)
-    serving = Serving(model, "float32", rank=4, longest=LONGEST, cache_bytes=1 << 28, on_cpu=True)
+    serving = Serving(model, "float32", rank=4, longest=LONGEST, cache_bytes=1 << 28, requests=64, gpu_share=None)
     engine = VLLMEngine(serving, settings, logs / "vllm.log", print)
     try:
         yield engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from selfreward.adapters import Adapter
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
-from selfreward.engines.base import Advance
+from selfreward.engines.base import Advance, Completion
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ParityError
 from selfreward.records import Candidate
@@ -117,6 +118,29 @@ def test_a_wider_limit_lets_it_through_and_a_narrower_one_measures_again(
     tiny_config.engine.parity_limit = 0.4
     with pytest.raises(ParityError, match=r"more than 0.4"):
         run_loop(tiny_config)
+
+
+def test_an_engine_is_used_after_it_was_measured_and_not_started_again(
+    tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    class Watched(HFEngine):
+        def logprobs(self, *args: Any, **kwargs: Any) -> list[list[float]]:
+            happened.append("measured")
+            return super().logprobs(*args, **kwargs)
+
+        def sample(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
+            happened.append("used")
+            return super().sample(*args, **kwargs)
+
+        def close(self) -> None:
+            happened.append("ended")
+
+    use(Watched, tiny_config, monkeypatch)
+    run_loop(tiny_config)
+    for place in [place for place, name in enumerate(happened) if name == "measured"]:
+        assert happened[place + 1] == "used"
 
 
 # How much of an adapter is applied, where the numbers are as coarse as those of bfloat16

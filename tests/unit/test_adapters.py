@@ -64,6 +64,21 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 # Switched on one base
 
 
+def test_what_is_loaded_while_sampling_can_be_trained_afterwards(
+    tiny_model: Path, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch never lets tensors of its inference mode into a gradient. Loaded in this thread, weights were such."""
+    adapter = train(models, tmp_path / "one")
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
+    fresh = Models(tiny_model, "float32", "cpu")
+    with torch.inference_mode(), fresh.policy(adapter) as model:
+        assert not any(parameter.is_inference() for parameter in model.parameters())
+    with fresh.policy(None):  # switches its gradients off, and on again
+        pass
+    with fresh.trainable(None, LORA, 0) as model:
+        model(input_ids=torch.tensor([[1, 40, 41]])).logits.sum().backward()
+
+
 def test_an_adapter_changes_answers_and_policy_0_is_back_once_it_is_off(
     engine: HFEngine, models: Models, tmp_path: Path
 ) -> None:

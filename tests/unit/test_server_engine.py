@@ -63,10 +63,13 @@ def engine_at(
         key_hint="put the key into MY_KEY",
         concurrency=concurrency,
         retries=retries,
-        timeout_seconds=SLOW_SECONDS / 2 if fault == "slow" else 60,
+        timeout_seconds=SLOW_SECONDS / 2 if fault in SLOW else 60,
         pause=pause,
     )
     return ServerEngine(client, chat, model=None, seeded=options.pop("seeded", True), **options)
+
+
+SLOW = ("slow", "trickles")
 
 
 @pytest.fixture
@@ -84,6 +87,7 @@ def url(script: Script) -> Iterator[str]:
 
 PASSING = {
     "slow": "no reply in time",
+    "trickles": "no reply in time",
     "500": r"status 500 .*fault 500",
     "503": "status 503",
     "408": "status 408",
@@ -116,7 +120,7 @@ def test_after_a_passing_fault_each_answer_is_there_once_and_is_what_it_would_ha
 
 
 def test_faults_of_all_kinds_one_after_the_other_lose_nothing(script: Script, url: str, chat: Chat) -> None:
-    script.faults = [fault for fault in PASSING if fault not in ("slow", "429")]
+    script.faults = [fault for fault in PASSING if fault not in (*SLOW, "429")]
     engine = engine_at(url, chat, retries=len(script.faults), concurrency=ALL, pause=0.001)
     assert engine.sample(ASKED, DECODING, None, ignore) == answers(ASKED)
     assert set(script.answered.values()) == {1}

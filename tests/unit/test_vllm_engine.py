@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from selfreward.stages.tools import Tools
 from tests.loop.helpers import make_store
 from tests.unit.planning import LLAMA_8B, default, override, short, tiny
 
-SERVING = Serving(Path("/model"), "bfloat16", rank=16, longest=1000, cache_bytes=1 << 30, on_cpu=False)
+SERVING = Serving(Path("/model"), "bfloat16", rank=16, longest=1000, cache_bytes=1 << 30, requests=64, gpu_share=0.8)
 
 
 # The command line
@@ -41,11 +42,18 @@ def test_the_command_holds_what_the_run_decides() -> None:
 
 
 def test_on_a_cpu_no_prompt_is_computed_in_parts_for_then_a_seed_would_end_the_server() -> None:
-    on_cpu = Serving(Path("/model"), "float32", rank=16, longest=9000, cache_bytes=1 << 30, on_cpu=True)
+    on_cpu = replace(SERVING, dtype="float32", longest=9000, gpu_share=None)
     arguments = command("python", on_cpu, 1)
     assert "--no-enable-chunked-prefill" in arguments
     assert int(option(arguments, "max-num-batched-tokens")) >= on_cpu.longest
     assert "--no-enable-chunked-prefill" not in command("python", SERVING, 1)
+
+
+def test_a_gpu_is_taken_as_far_as_the_cap_allows_and_no_room_is_made_for_more_requests_than_come() -> None:
+    arguments = command("python", SERVING, 1)
+    assert option(arguments, "gpu-memory-utilization") == "0.8"
+    assert option(arguments, "max-num-seqs") == "64"
+    assert "--max-num-seqs" not in command("python", replace(SERVING, gpu_share=None), 1)
 
 
 def test_the_key_is_not_on_the_command_line() -> None:
@@ -94,7 +102,7 @@ def test_each_kind_can_be_chosen(kind: str) -> None:
     ],
 )
 def test_a_setting_that_the_engine_can_not_use_is_refused(kind: str, changes: dict[str, Any], message: str) -> None:
-    cfg = default(train__reference="base")
+    cfg = default(train__reference="policy_0")
     cfg.engine = EngineConfig(kind=kind, **ALL_RIGHT[kind] | changes)
     with pytest.raises(ConfigError) as caught:
         check_settings(cfg)
