@@ -1,7 +1,7 @@
 """Constraints that an answer can be checked against by code, in the way of IFEval (arXiv 2311.07911), kinds of our own.
 
 A kind draws its parameters, says them in words, and tells whether a text keeps to them. Kinds whose `group` is the same
-could contradict each other: a request has at most one of each group.
+could contradict each other: a request has at most one of each group. `conflicts.py` knows what else can't go together.
 """
 
 from __future__ import annotations
@@ -21,9 +21,17 @@ WORDS = (
 ).split()
 """Everyday words that a text can be asked to use or to avoid."""
 
-NUMBER_WORDS = (
-    "one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand"
-).split()
+_NUMBER_WORDS = "|".join(
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
+    "nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion".split()
+)
+_NUMBER_IN_WORDS = re.compile(rf"\b(?:{_NUMBER_WORDS})\b(?:(?:[\s-]+|\s+and\s+)(?:one|{_NUMBER_WORDS})\b)*")
+_CLOSERS = "\"'”’*_)]"
+_ABBREVIATIONS = "".join(
+    rf"(?<!\b{word}\.)" for word in ("Dr", "Mr", "Mrs", "Ms", "St", "e\\.g", "i\\.e", "a\\.m", "p\\.m")
+)
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATIONS}[{re.escape(_CLOSERS)}]*\s+|\n+")
+_LINE_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -45,9 +53,9 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """What ends in a full stop, question mark or exclamation mark, or in the end of a line."""
-    parts = re.split(r"(?<=[.!?])[\"')\]]*\s+|\n+", text.strip())
-    return [part for part in parts if words(part)]
+    """What ends in a full stop, question mark or exclamation mark, or in the end of a line. Headings are none."""
+    parts = _SENTENCE_END.split(_LINE_MARK.sub("", text).strip())
+    return [part for part in parts if words(part) and not part.startswith("# ")]
 
 
 def paragraphs(text: str) -> list[str]:
@@ -61,8 +69,8 @@ def lines(text: str) -> list[str]:
 
 
 def bullets(text: str) -> list[str]:
-    """Lines that begin with a dash or a star."""
-    return [line for line in lines(text) if re.match(r"[-*•]\s+\S", line)]
+    """Lines that begin with a dash."""
+    return [line for line in lines(text) if re.match(r"-\s+\S", line)]
 
 
 def _nothing(random: Random) -> Parameters:
@@ -107,7 +115,7 @@ def _in_order(text: str, first: str, second: str) -> bool:
 def _is_json(text: str, keys: list[str]) -> bool:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and set(keys) <= value.keys()
 
@@ -123,7 +131,12 @@ def _letters(text: str) -> str:
 
 def _bare(text: str) -> str:
     """The text without the marks that may stand after its last word."""
-    return text.strip().rstrip("\"'*_)]")
+    return text.strip().rstrip(_CLOSERS)
+
+
+def _is_quoted(text: str) -> bool:
+    bare = text.strip()
+    return len(bare) > 2 and bare[0] in '"“' and bare[-1] in '"”' and not re.search('["“”]', bare[1:-1])
 
 
 KINDS: Mapping[str, Kind] = {
@@ -249,7 +262,7 @@ KINDS: Mapping[str, Kind] = {
         "start",
         _nothing,
         lambda p: "Put the whole answer in double quotation marks.",
-        lambda text, p: len(text.strip()) > 2 and text.strip()[0] in '"“' and text.strip()[-1] in '"”',
+        lambda text, p: _is_quoted(text),
     ),
     # Order
     "alphabetical_lines": Kind(
@@ -312,14 +325,16 @@ KINDS: Mapping[str, Kind] = {
     "numbers_in_words": Kind(
         "numbers",
         _count(1, 3),
-        lambda p: f"Use at least {_times(p['count'], 'number')}, written as English words and never in digits.",
-        lambda text, p: not re.search(r"\d", text) and sum(word in NUMBER_WORDS for word in words(text)) >= p["count"],
+        lambda p: (
+            f"Use at least {_times(p['count'], 'number')} above one, written as English words and never in digits."
+        ),
+        lambda text, p: not re.search(r"\d", text) and len(_NUMBER_IN_WORDS.findall(text.lower())) >= p["count"],
     ),
     "includes_number": Kind(
         "numbers",
         _count(3, 99),
         lambda p: f"Use the number {p['count']}, in digits.",
-        lambda text, p: str(p["count"]) in re.findall(r"\d+", text),
+        lambda text, p: re.search(rf"(?<![\d.,]){p['count']}(?![.,]?\d)", text) is not None,
     ),
 }
 

@@ -6,7 +6,8 @@ import re
 from decimal import Decimal
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
-_STATES = re.compile(r"(?:answer\s*(?:is|:|=)|####)[\s*_$]*", re.IGNORECASE)
+_STATES = re.compile(r"(?:answer[\s*_]*(?:is|:|=)|####)[\s*_$]*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?!\d)|\n")
 
 
 def final_answer(solution: str) -> str:
@@ -17,13 +18,15 @@ def final_answer(solution: str) -> str:
 def holds(text: str, answer: str) -> bool:
     """Whether a text comes to this answer.
 
-    A text states it after "answer is", "answer:" or "####", the last one counts; else its last number is looked at, or
-    its last line where the answer is no number. Numbers are compared as numbers, words without case.
+    A text states it after "answer is", "answer:" or "####", the last one counts, and of a sum what it comes to; else
+    its last number is looked at, or its last line where the answer is no number. Numbers are compared as numbers,
+    words without case.
     """
     *before, last = _STATES.split(text)
     wanted = _numbers(answer)
     if len(wanted) == 1 and not re.search(r"[^\W\d]", answer):
-        found = _numbers(last)[:1] if before else _numbers(last)[-1:]
+        sentence = _SENTENCE_END.split(last, 1)[0].rsplit("=", 1)[-1]
+        found = _numbers(sentence)[:1] if before else _numbers(last)[-1:]
         return found == wanted
     lines = last.strip().splitlines() or [""]
     return _plain(lines[0] if before else lines[-1]) == _plain(answer)

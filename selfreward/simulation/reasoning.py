@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
 from selfreward.errors import ConfigError
 
 ASK = 'Think first if it helps. State your final answer on the last line, after "Answer:".'
+_STATES = re.compile(r"\bAnswer[*_]*:")
 
 
 def problem(task: str, level: int, seed: int) -> str:
@@ -21,12 +23,13 @@ def problem(task: str, level: int, seed: int) -> str:
 
 def score(text: str, task: str, level: int, seed: int) -> float:
     """The package's own score, 0 to 1, of what a text states after its last "Answer:"; 0 where it states nothing."""
-    _, stated, answer = text.rpartition("Answer:")
-    if not stated or not answer.strip():
+    *before, answer = _STATES.split(text)
+    answer = answer.strip(" \n*_`$")
+    if not before or not answer:
         return 0.0
     problems, entry = _made(task, level, seed)
     try:
-        return min(max(float(problems.score_answer(answer.strip(), entry)), 0.0), 1.0)
+        return min(max(float(problems.score_answer(answer, entry)), 0.0), 1.0)
     except Exception:  # its tasks parse answers in their own ways, and not all of them catch what a policy writes
         return 0.0
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from random import Random
 
 from selfreward.simulation.checks import Check
+from selfreward.simulation.conflicts import are_compatible
 from selfreward.simulation.constraints import KINDS
 
 ASKS = (
@@ -32,13 +33,15 @@ TOPICS = (
 
 
 def draw(random: Random, kinds: Collection[str], most: int) -> tuple[str, list[Check]]:
-    """A request with one to `most` constraints of these kinds, at most one of a group."""
+    """A request with one to `most` constraints of these kinds, all of which an answer can keep."""
     available = sorted(kinds)
     random.shuffle(available)
-    chosen: dict[str, str] = {}
+    wanted = random.randint(1, most)
+    checks: list[Check] = []
     for kind in available:
-        chosen.setdefault(KINDS[kind].group, kind)
-    checks = [Check(kind, KINDS[kind].draw(random)) for kind in list(chosen.values())[: random.randint(1, most)]]
+        check = Check(kind, KINDS[kind].draw(random))
+        if len(checks) < wanted and all(are_compatible(check, other) for other in checks):
+            checks.append(check)
     ask = random.choice(ASKS).format(random.choice(TOPICS))
     said = [KINDS[check.kind].say(check.parameters) for check in checks]
     return " ".join([ask, *said]), checks

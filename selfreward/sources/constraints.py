@@ -11,7 +11,7 @@ from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
 from selfreward.rows import Skipped
-from selfreward.simulation import constraints, requests
+from selfreward.simulation import conflicts, constraints, requests
 from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
 from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
@@ -34,7 +34,7 @@ def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
     seen = KINDS.keys() - unseen
     if not seen:
         raise ConfigError("prompts.unseen_kinds", cfg.unseen_kinds, "no kind is left to train on; name fewer")
-    files = [file_sha256(Path(str(module.__file__))) for module in (constraints, requests)]
+    files = [file_sha256(Path(str(module.__file__))) for module in (conflicts, constraints, requests)]
     content = digest([*files, cfg.most_constraints, sorted(unseen)])
     draw = partial(_draw, kinds=seen, category=SEEN, most=cfg.most_constraints)
     apart = cfg.held_out // 2 if unseen else 0

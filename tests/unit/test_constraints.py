@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreward.simulation.checks import Check, dump, load, scores
+from selfreward.simulation.conflicts import are_compatible
 from selfreward.simulation.constraints import KINDS
 from selfreward.simulation.requests import draw
 
@@ -31,6 +33,17 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("bullets_exactly", {"count": 2}, "So:\n- one\n- two", "- one\n- two\n- three"),
     ("numbered_list", {"count": 2}, "1. one\n2. two", "1. one\n3. two"),
     ("json_object", {"keys": ["title", "topic"]}, '{"title": 1, "topic": 2}', 'So: {"title": 1, "topic": 2}'),
+    ("json_object", {"keys": ["title", "topic"]}, '{"title": [[]], "topic": 2}', "[" * 100_000),
+    ("sentences_exactly", {"count": 2}, "**It rains.** It pours.", "It rains and pours."),
+    ("sentences_exactly", {"count": 2}, "“It rains.” It pours.", "It rains, it pours."),
+    ("sentences_exactly", {"count": 1}, "# Rain\nDr. Smith came at 5 p.m. today.", "# Rain\nHe came. He left."),
+    ("sentences_exactly", {"count": 2}, "1. It rains.\n2. It pours.", "1. It rains."),
+    ("bullets_exactly", {"count": 1}, "So:\n- one", "So:\n* one"),
+    ("in_quotation_marks", {}, "“It rains.”", '"Hi," she said, "bye."'),
+    ("ends_with", {"text": "The end."}, "“It rains. The end.”", "“The end” it was."),
+    ("numbers_in_words", {"count": 2}, "Fifteen of twenty-five came.", "One of twenty-five came."),
+    ("numbers_in_words", {"count": 1}, "Two hundred and one days.", "No one came."),
+    ("includes_number", {"count": 12}, "It is 12, or so.", "It is 12.5 or 1,012 or 12,000."),
     ("heading", {}, "# Rain\nIt falls.", "Rain\n# It falls."),
     ("bold_phrase", {}, "It is **very** wet.", "It is ** very wet."),
     ("in_quotation_marks", {}, '"It rains."', '"It" rains.'),
@@ -50,10 +63,12 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 
 def test_there_are_at_least_25_kinds_and_each_has_its_case() -> None:
     assert len(KINDS) >= 25
-    assert sorted(KINDS) == sorted(kind for kind, *_ in CASES)
+    assert sorted(KINDS) == sorted({kind for kind, *_ in CASES})
 
 
-@pytest.mark.parametrize(("kind", "parameters", "kept", "broken"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("kind", "parameters", "kept", "broken"), CASES, ids=[f"{case[0]}: {case[2][:20]}" for case in CASES]
+)
 def test_a_kind_tells_a_text_that_keeps_it_from_one_that_does_not(
     kind: str, parameters: dict[str, Any], kept: str, broken: str
 ) -> None:
@@ -73,7 +88,27 @@ def test_a_request_says_each_of_its_checks_and_none_that_could_contradict_anothe
     text, checks = draw(Random(seed), KINDS, most)
     assert 1 <= len(checks) <= most
     assert len({KINDS[check.kind].group for check in checks}) == len(checks)
+    assert all(are_compatible(one, other) for one, other in combinations(checks, 2))
     assert all(KINDS[check.kind].say(check.parameters) in text for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "can"),
+    [
+        (Check("all_lowercase", {}), Check("starts_with", {"text": "Well,"}), False),
+        (Check("json_object", {"keys": ["title", "topic"]}), Check("heading", {}), False),
+        (Check("without_commas", {}), Check("starts_with", {"text": "Well,"}), False),
+        (Check("without_commas", {}), Check("starts_with", {"text": "Certainly!"}), True),
+        (Check("excludes_word", {"text": "the"}), Check("ends_with", {"text": "The end."}), False),
+        (Check("without_letter", {"text": "k"}), Check("includes_word", {"text": "market"}), False),
+        (Check("without_letter", {"text": "z"}), Check("repeats_word", {"text": "market", "count": 2}), True),
+        (Check("without_letter", {"text": "x"}), Check("json_object", {"keys": ["example", "topic"]}), False),
+        (Check("words_at_most", {"count": 20}), Check("words_at_least", {"count": 30}), False),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Check) else str(value),
+)
+def test_what_no_answer_could_keep_together_is_known(one: Check, other: Check, can: bool) -> None:
+    assert are_compatible(one, other) == are_compatible(other, one) == can
 
 
 @given(st.integers(0, 2**32))

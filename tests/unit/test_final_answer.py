@@ -14,6 +14,8 @@ RIGHT = [
     ("42", "**Answer:** $42.00 in 7 days"),
     ("42", "First I thought the answer is 40. No, the answer is 42"),
     ("42", "#### 42"),
+    ("42", "The answer is 6 * 7 = 42. So 43 is too much."),
+    ("42", "**Answer**: 42 apples in 7 days"),
     ("1,200", "She has 1200 marbles"),
     ("-3.5", "It falls to -3.50"),
     ("Paris", "It is a city in France.\nAnswer: paris."),

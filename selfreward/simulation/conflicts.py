@@ -1,0 +1,46 @@
+"""Which constraints can't be kept together: a request never asks for both."""
+
+from __future__ import annotations
+
+from selfreward.simulation.checks import Check
+from selfreward.simulation.constraints import KINDS
+
+_CONFLICTS = {
+    "all_lowercase": {"starts_with", "ends_with", "postscript"},
+    "all_uppercase": {"starts_with", "ends_with", "json_object"},
+    "json_object": {
+        "ends_with",
+        "ends_with_question",
+        "heading",
+        "in_quotation_marks",
+        "postscript",
+        "starts_with",
+        "without_commas",  # two keys need one
+    },
+    "in_quotation_marks": {"alphabetical_lines", "bullets_exactly", "numbered_list"},  # a line begins with its mark
+    "numbered_list": {"no_digits", "numbers_in_words"},
+    "sentences_exactly": {"ends_with", "postscript", "starts_with"},  # some of these are sentences of their own
+}
+_REQUIRING = {"ends_with", "includes_word", "json_object", "repeats_word", "starts_with", "words_in_order"}
+_FORBIDDING = {"excludes_word", "without_commas", "without_letter"}
+
+
+def are_compatible(one: Check, other: Check) -> bool:
+    """Whether a text can keep both."""
+    if KINDS[one.kind].group == KINDS[other.kind].group:
+        return False
+    if other.kind in _CONFLICTS.get(one.kind, ()) or one.kind in _CONFLICTS.get(other.kind, ()):
+        return False
+    return not (_forbids(one, other) or _forbids(other, one))
+
+
+def _forbids(one: Check, other: Check) -> bool:
+    """Whether words that the other asks for break this one."""
+    if one.kind not in _FORBIDDING or other.kind not in _REQUIRING:
+        return False
+    required = [word for name, value in other.parameters.items() if name != "count" for word in _listed(value)]
+    return not KINDS[one.kind].holds(" ".join(required), one.parameters)
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
