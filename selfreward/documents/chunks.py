@@ -33,9 +33,13 @@ def _pieces(text: str, most: int, count: Callable[[str], int]) -> Iterator[tuple
 
 
 def _fitting(sentence: str, most: int, count: Callable[[str], int]) -> list[str]:
-    """A sentence in halves, and those in halves, until each fits. A word alone is not cut."""
-    words = sentence.split(" ")
-    if len(words) < 2 or count(sentence) <= most:
+    """A sentence in halves, and those in halves, until each fits: between words, or inside a word that is alone."""
+    if len(sentence) < 2 or count(sentence) <= most:
         return [sentence]
+    words = sentence.split(" ")
     middle = len(words) // 2
-    return [part for half in (words[:middle], words[middle:]) for part in _fitting(" ".join(half), most, count)]
+    halves = [" ".join(words[:middle]), " ".join(words[middle:])]
+    if not middle:
+        middle = len(sentence) // 2
+        halves = [sentence[:middle], sentence[middle:]]
+    return [part for half in halves for part in _fitting(half, most, count)]

@@ -14,13 +14,17 @@ STYLES = {name: read_text(__file__, f"{name}.txt") for name in ("easy", "medium"
 
 _COPY = 0.9  # ROUGE-L with the text
 _SHORTEST, _LONGEST = 0.2, 3.0  # words over those of the text
-_PREAMBLE = re.compile(
-    r"^(?:sure|certainly|of course|okay|ok|here(?:'s| is| are)|this is|the (?:rephrased|rewritten))\b[^\n]*:\s*\n+",
+_COURTESY = re.compile(r"^(?:sure|certainly|of course|okay|ok)\b(?:[^\n:]*:\s*\n+|[!.]\s+)", re.I)
+_ANNOUNCED = re.compile(
+    r"^(?:here(?:['’]s| is| are)|this is|(?:the )?(?:rephrased|rewritten))\b"
+    r"(?:[^\n:]*:\s*\n+|[^\n:]*\b(?:text|version|passage)\b[^\n:]*:\s*)",
     re.I,
 )
 _CLOSING = re.compile(r"\n+(?:I hope|Let me know|Please let me|Feel free|Is there anything)\b[^\n]*\s*$", re.I)
-_QUESTION = re.compile(r"^\W*(?:question|q)\s*\d*\s*[:.][\s*_]*(?P<text>.+?)\s*$", re.I | re.M)
+_QUESTION = re.compile(r"^\W*(?:question|q)\s*\d*\s*[:.][\s*_]*(?!\W*answer\b)(?P<text>\S.*?)\s*$", re.I | re.M)
+_ANSWER = re.compile(r"[\s*_]*\banswer\s*:", re.I)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_LIST_MARK = re.compile(r"^\s*\d+[.)]\s", re.M)  # a number, but none of what the text says
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?: [A-Z][a-z]+)*")
 
 
@@ -49,7 +53,7 @@ def build_message(text: str, style: str) -> str:
 
 def clean(reply: str) -> str:
     """What a policy wrote, without words to the person who asked."""
-    text = _PREAMBLE.sub("", reply.strip())
+    text = _ANNOUNCED.sub("", _COURTESY.sub("", reply.strip()))
     return _CLOSING.sub("", text).strip()
 
 
@@ -72,14 +76,18 @@ def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> 
 
 
 def questions(rephrased: str) -> list[str]:
-    """The questions in a text of questions and answers."""
-    return [match["text"] for match in _QUESTION.finditer(rephrased)]
+    """The questions in a text of questions and answers, without answers that stand on the same line."""
+    return [_ANSWER.split(match["text"], 1)[0] for match in _QUESTION.finditer(rephrased)]
 
 
 def kept(text: str, rephrased: str) -> Kept:
     """How many of a text's numbers and names came through. Names are capitalised words inside a sentence."""
+    text, rephrased = (_LIST_MARK.sub("", one) for one in (text, rephrased))
     return Kept(*(_share({*pattern.findall(text)}, rephrased) for pattern in (_NUMBER, _NAME)))
 
 
 def _share(wanted: set[str], text: str) -> float | None:
-    return sum(one in text for one in wanted) / len(wanted) if wanted else None
+    def is_there(one: str) -> bool:
+        return re.search(rf"(?<![\w.,]){re.escape(one)}(?![.,]?\d|\w)", text) is not None
+
+    return sum(map(is_there, wanted)) / len(wanted) if wanted else None

@@ -6,6 +6,7 @@ names are not looked for.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +35,17 @@ def find_personal(text: str) -> list[Personal]:
     if any(character.isdigit() for character in text):  # a postal address has a number, and its patterns are slow
         addresses: list[Any] = [one for country in _COUNTRIES for one in pyap.parse(text, country=country)]
         for one in addresses:
-            spaces = len(text[one.match_start :]) - len(text[one.match_start :].lstrip())
-            found.append(Personal(one.match_start + spaces, one.match_end, "address"))
+            found += [Personal(*match.span(), "address") for match in re.finditer(_as_written(str(one)), text)]
     apart: list[Personal] = []
     for piece in sorted(found, key=lambda piece: (piece.start, -piece.end)):
         if not apart or piece.start >= apart[-1].end:
             apart.append(piece)
     return apart
+
+
+def _as_written(address: str) -> str:
+    """A pattern of an address as it may stand in the text: pyap tells it, and its places, of a text that it tidied."""
+    return r"[\s,]+".join(re.escape(part) for part in re.findall(r"[^\s,]+", address))
 
 
 def redact(text: str, pieces: list[Personal]) -> str:

@@ -14,6 +14,7 @@ from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 _CATEGORY = "documents"
+_ABOUT = "\n\nAnswer from this text alone:\n\n"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,14 @@ def ask_about(config: DocumentPromptsIdentity, parents: Mapping[str, Artifact], 
 
 
 def _prompt(question: str, text: str) -> Prompt:
-    asked = f"{question}\n\nAnswer from this text alone:\n\n{text}"
+    asked = f"{question}{_ABOUT}{text}"
     return Prompt(prompt_id(asked), asked, _CATEGORY)
 
 
-DOCUMENT_PROMPTS = Stage("document_prompts", 1, ask_about)
+def question_and_text(prompt: str) -> tuple[str, str]:
+    """What a prompt asks, and the text that it asks about; none for a prompt of another kind."""
+    question, _, text = prompt.partition(_ABOUT)
+    return question, text
+
+
+DOCUMENT_PROMPTS = Stage("document_prompts", 2, ask_about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
+from selfreward.stages.document_prompts import question_and_text
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -140,15 +141,16 @@ def _embedder(cfg: GateConfig) -> Path:
 
 
 def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str, str]:
-    """All but the first of those that resemble each other."""
-    known = SimilarTexts(resemblance)
+    """All but the first of those that resemble each other. Of two about one text, the questions must."""
+    known: defaultdict[str, SimilarTexts] = defaultdict(lambda: SimilarTexts(resemblance))
     repeated: dict[str, str] = {}
     for prompt in prompts:
-        if known.nearest(prompt.prompt):
+        question, about = question_and_text(prompt.prompt)
+        if known[about].nearest(question):
             repeated[prompt.prompt_id] = prompt.prompt
         else:
-            known.add(prompt.prompt_id, prompt.prompt)
+            known[about].add(prompt.prompt_id, question)
     return repeated
 
 
-GATE = Stage("gate", 1, pass_gate)
+GATE = Stage("gate", 2, pass_gate)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from selfreward.config import DocumentsConfig
 from selfreward.documents.chunks import cut_document
 from selfreward.documents.read import documents_content, read_documents
-from selfreward.documents.rephrase import STYLES, build_message, clean, kept, questions, reason_against, styles
+from selfreward.documents.rephrase import STYLES, Kept, build_message, clean, kept, questions, reason_against, styles
 from selfreward.errors import ConfigError
 from selfreward.rows import DataError
 
@@ -48,6 +48,10 @@ def test_a_chunk_ends_where_a_sentence_does_and_paragraphs_stay_apart() -> None:
 
 def test_a_sentence_that_is_too_long_is_cut_between_words() -> None:
     assert cut_document("a b c d e f g", 3, words) == ["a b c", "d e", "f g"]
+
+
+def test_a_word_that_is_too_long_by_itself_is_cut_too() -> None:
+    assert cut_document("abcdefgh ij", 3, len) == ["ab", "cd", "ef", "gh", "ij"]
 
 
 # Reading
@@ -134,6 +138,10 @@ def test_a_style_that_is_not_there_is_named(names: str) -> None:
     [
         ("Sure! Here is the text:\n\nA tower.", "A tower."),
         ("Here's a simpler version:\nA tower.", "A tower."),
+        ("Here’s the rephrased text: The tower is tall.", "The tower is tall."),
+        ("Sure!\n\nHere is a simple version:\nA tower.", "A tower."),
+        ("Rephrased text: A tower.", "A tower."),
+        ("Here is the tower: it is tall.", "Here is the tower: it is tall."),
         ("A tower.\n\nI hope this helps!", "A tower."),
         ("A tower. Here is why:\nit is tall.", "A tower. Here is why:\nit is tall."),
     ],
@@ -162,7 +170,11 @@ def test_each_reason_not_to_use_a_rephrasing(rephrased: str, style: str, reason:
 def test_questions_are_read_and_what_was_kept_is_measured() -> None:
     text = "Question: How tall was it?\nAnswer: 312 metres.\n\n**Question 2:** Whose was it?\nAnswer: Gustave Eiffel's."
     assert questions(text) == ["How tall was it?", "Whose was it?"]
+    assert questions("Question: How tall was it? Answer: 312 m") == ["How tall was it?"]
+    assert questions("Question:\nAnswer: blue") == []
     shares = kept(TEXT, text)
     assert shares.numbers == 0.5
     assert shares.names == 0.5
     assert kept("no such thing", text).numbers is None
+    assert kept("He had 5 of them, said Ann.", "It was 1985, the Annual of 1.5 said.") == Kept(0.0, 0.0)
+    assert kept("1. First\n2. He had 5, said Ann.", "Ann said that there were 5.") == Kept(1.0, 1.0)

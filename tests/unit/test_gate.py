@@ -66,6 +66,12 @@ def test_a_leak_may_be_dropped_or_ignored(tmp_path: Path, contamination: str, le
     assert made.metrics["left_out"] == ({"is evaluated on": 1} if contamination == "drop" else {})
 
 
+def test_two_questions_about_one_text_are_two_prompts_unless_they_are_alike(tmp_path: Path) -> None:
+    text = " ".join(f"Sentence {n} of a long text about bridges, rivers and mills." for n in range(20))
+    asked = [f"{question}\n\nAnswer from this text alone:\n\n{text}" for question in (*FINE, f"{FINE[1]}!")]
+    assert texts(passed(tmp_path, *asked)) == asked[:3]
+
+
 def test_of_near_duplicates_the_first_stays(tmp_path: Path) -> None:
     one = "Write a short story about a cat that learns to swim in the cold sea with its friends."
     other = one.replace("friends", "friend")

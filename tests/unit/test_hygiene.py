@@ -102,6 +102,10 @@ def test_of_templated_prompts_equal_ones_alone_count() -> None:
         ("Call +44 20 7946 0958 or (212) 555-0187.", "Call [phone] or [phone]."),
         ("Card 4111 1111 1111 1111 was charged.", "Card [card] was charged."),
         ("She lives at 12 Oak Street, Springfield, IL 62704 now.", "She lives at [address] now."),
+        (
+            "Hi\nI owe 1,000.\nShe lives at 12 Oak Street,\nSpringfield, IL 62704 now.",
+            "Hi\nI owe 1,000.\nShe lives at [address] now.",
+        ),
         ("He lives at 10 Downing Street, London SW1A 2AA now.", "He lives at [address] now."),
     ],
 )
