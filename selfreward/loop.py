@@ -138,7 +138,11 @@ def _independent_judge(
     kept = stages.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
     ratings = store.run(RATINGS, kept, evaluated)
     grader = store.run(GRADER, stages.grader, {"policy": model, "ratings": ratings}, cfg.seed)
-    return {"grader_ratings": ratings, "grader": grader}
+    made = {"grader_ratings": ratings, "grader": grader}
+    if "people" in evaluated and not cfg.judge.engine:
+        judged = {"ratings": evaluated["people"], "policy": grader}
+        made["grader_agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
+    return made
 
 
 def _documents(

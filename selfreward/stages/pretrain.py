@@ -8,7 +8,7 @@ from itertools import cycle
 from random import Random
 from typing import Any
 
-from selfreward.config import LoraConfig
+from selfreward.config import LoraConfig, TuningConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Chunk, Rephrasing
 from selfreward.stages.tools import Tools
@@ -16,6 +16,7 @@ from selfreward.stages.tune import tune_on
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 Tokens = list[int]
+_BLOCK_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class PretrainIdentity(Identity):
 def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Train `parents["policy"]` on `parents["chunks"]` not held out and `parents["rephrasings"]` not left out.
 
-    Of either as many tokens as the share says, over and over where there are fewer: with any share the policy sees the
-    same number of tokens.
+    Of either as many tokens as the share says, over and over where there are fewer. Texts are joined and cut into
+    blocks of equal length: with any share the policy sees the same number of tokens in the same number of steps, and
+    each of them weighs as much.
     """
     from selfreward.training.tuning import Example  # imports torch and trl, which a finished run does without
 
@@ -48,7 +50,8 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     taken = {"real": fill_up(real, total - wanted, random), "rephrased": fill_up(rephrased, wanted, random)}
     texts = [*taken["real"], *taken["rephrased"]]
     random.shuffle(texts)
-    examples = [Example(text[:1], text[1:]) for text in texts if len(text) > 1]
+    size = min(_BLOCK_TOKENS, TuningConfig(**config.tuning).max_length)
+    examples = [Example(block[:1], block[1:]) for block in blocks(texts, size) if len(block) > 1]
     metrics = tune_on(examples, config.tuning, config.lora, parents, work, tools)
     return metrics | {f"{kind}_tokens": sum(map(len, some)) for kind, some in taken.items()}
 
@@ -64,4 +67,10 @@ def fill_up(texts: Sequence[Tokens], wanted: int, random: Random) -> list[Tokens
     return filled
 
 
-PRETRAIN = Stage("policies", 1, pretrain)
+def blocks(texts: Sequence[Tokens], size: int) -> list[Tokens]:
+    """The texts, one after the other, in blocks of so many tokens; the last one may be shorter."""
+    stream = [token for text in texts for token in text]
+    return [stream[start : start + size] for start in range(0, len(stream), size)]
+
+
+PRETRAIN = Stage("policies", 2, pretrain)

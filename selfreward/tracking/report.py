@@ -35,6 +35,9 @@ class Column:
         return _spaced(self.layout.format(*(metrics[name] for name in self.names)))
 
 
+_DRIFTING = {"mean_tokens": "mean length", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
+_MOST_DRIFT = 0.2
+
 COLUMNS = {
     "Preference pairs": (
         Column("pairs", ("pairs/pairs",), "{:,.0f}"),
@@ -126,6 +129,8 @@ def write_report(
         .render(
             title=title,
             outcome=outcome(iterations),
+            drift=drift(iterations),
+            independent=iterations[0].get("grader_agreement"),
             last=len(iterations) - 1,
             beginning=beginning(iterations[0]),
             evaluation=evaluation,
@@ -175,6 +180,14 @@ def outcome(iterations: Sequence[Iteration]) -> str:
         f"Policy {len(iterations) - 1} wins {rate} of {metrics['answers']} duels against policy 0 "
         f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {verdict(metrics)}."
     )
+
+
+def drift(iterations: Sequence[Iteration]) -> str:
+    """What of the last policy's held-out answers is more than a fifth off policy 0's; empty where nothing is."""
+    before, now = (iterations[place]["evaluation"].metrics for place in (0, -1))
+    ratios = {said: now[name] / before[name] for name, said in _DRIFTING.items() if before.get(name) and name in now}
+    off = [f"{ratio:.0%} of policy 0's {said}" for said, ratio in ratios.items() if abs(ratio - 1) > _MOST_DRIFT]
+    return _spaced(f"Its answers have {', '.join(off)}: more than a fifth off.") if off else ""
 
 
 def find_examples(iteration: Iteration, count: int) -> list[Example]:

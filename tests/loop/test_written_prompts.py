@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, GenerationError
 from selfreward.records import Candidate, Chunk, Prompt, Rephrasing
-from selfreward.stages.pretrain import fill_up
+from selfreward.stages.pretrain import blocks, fill_up
 from tests.loop.helpers import Recorder, run_loop
 
 
@@ -100,6 +100,13 @@ def test_texts_are_taken_in_full_before_any_comes_again_up_to_the_tokens_that_ar
         assert len({text[0] for text in several}) == len(several)
         assert all(text in texts for text in several)
     assert all(text == texts[text[0]][: len(text)] for text in cut)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=6), st.integers(1, 12))
+def test_blocks_are_of_one_length_and_together_the_texts(texts: list[list[int]], size: int) -> None:
+    made = blocks(texts, size)
+    assert [token for block in made for token in block] == [token for text in texts for token in text]
+    assert all(len(block) == size for block in made[:-1]) and all(0 < len(block) <= size for block in made)
 
 
 def test_a_share_of_rephrasings_that_is_not_there_is_an_error_that_names_it(reading: RunConfig) -> None:

@@ -19,7 +19,7 @@ from selfreward.store import Artifact, Cost, Manifest
 from selfreward.store.identity import file_sha256
 from selfreward.store.manifest import FileEntry
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.report import duel_outcome, flatten, outcome, write_report
+from selfreward.tracking.report import drift, duel_outcome, flatten, outcome, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
@@ -198,6 +198,19 @@ def test_states_the_outcome(
     assert outcome(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
         f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {verdict}."
     )
+
+
+def test_answers_that_drift_by_more_than_a_fifth_are_named(tmp_path: Path) -> None:
+    def answered(tokens: float, distinct: float) -> Iteration:
+        metrics = {"mean_tokens": tokens, "distinct_1": distinct, "distinct_2": 0.8}
+        return {"evaluation": Maker(tmp_path / f"{tokens}").artifact("evaluations", metrics)}
+
+    said = drift([answered(50, 0.5), answered(70, 0.25)]).replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        said
+        == "Its answers have 140 % of policy 0's mean length, 50 % of policy 0's distinct-1: more than a fifth off."
+    )
+    assert drift([answered(51, 0.5), answered(60, 0.45)]) == ""
 
 
 def test_the_judge_is_never_shown_without_its_baseline(tmp_path: Path, iterations: list[Iteration]) -> None:
