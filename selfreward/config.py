@@ -1,6 +1,7 @@
 """The typed schema of a run. Its defaults are the vetted ones; Hydra composes it from `conf/`; `validation` checks it.
 
-`Identity` settings change what is made and go into artifact ids. `Execution` settings change only how it is made.
+`Identity` settings change what is made and go into artifact ids as they stand. Of `Execution` settings those do that
+`stages/settings.py` names; the rest changes only how things are made.
 This file imports no torch, so a mistake is reported before anything loads.
 """
 
@@ -77,7 +78,7 @@ class SeedFileConfig(Execution):
     responses_column: str = "responses"  # the answers to a prompt, for format=groups
     lowest_score: float = 0.0
     highest_score: float = 5.0
-    held_out: int = _number(0, least=0)  # prompts kept apart, to measure by
+    held_out: int = _number(0, least=0)  # prompts kept apart: to measure by, or for evaluation.judge
 
 
 @dataclass
@@ -202,7 +203,7 @@ class TrainConfig(Identity):
     batch_size: int = _number(4, least=1)  # preference pairs in one optimiser step
     max_length: int = _number(1024, least=2)  # tokens of a prompt and one candidate
     quantization: str = _choice("none", "none", "nf4")  # of the base model's layers (bitsandbytes, on CUDA)
-    reference: str = _choice("previous", "previous", "base")
+    reference: str = _choice("previous", "previous", "policy_0")
     # Computed once, or recorded while sampling; auto: recorded where these are exact (`RunConfig.reference_logprobs`).
     reference_logprobs: str = _choice("auto", "auto", "computed", "recorded")
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -278,7 +279,7 @@ class MemoryConfig(Execution):
 
     cap_gb: float = _number(64.0, above=0)  # GPU memory, in GiB
     ram_gb: float | None = _number(None, above=0)  # main memory this process may hold, in GiB; None is what there is
-    micro_batch: int | None = _number(None, least=1)  # preference pairs in one forward and backward; None: as it fits
+    micro_batch: int | None = _number(None, least=1)  # pairs, or at most examples, at once; None: as it fits
     gradient_checkpointing: bool | None = None  # None: where it is needed to fit
     sampling_rows: int | None = _number(None, least=1)  # candidates decoded side by side; None: 64 on a CPU, else 256
     scoring_tokens: int | None = _number(None, least=1)  # in one scoring batch; None: 2,048 on a CPU, else 32,768
@@ -290,7 +291,7 @@ class SpeedConfig(Execution):
     """Shorter ways to the same numbers, exact to rounding. Switch one off to compare."""
 
     completion_head: bool = True  # training scores completion tokens alone, and keeps no logits
-    share_prompt: bool = True  # training packs pairs into one row, each prompt once; needs completion_head
+    share_prompt: bool = True  # training packs texts into one row, what they share once; DPO needs completion_head
     fused_adapter: bool = True  # training computes an adapter in the model's dtype, without peft's casts
     blocked_weights: bool = True  # a CPU decodes with a second copy of the weights, laid out for it, where that fits
 

@@ -135,10 +135,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     vars(model).pop("hf_quantizer", None)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    settings = json.loads((folder / "config.json").read_text())
-    for key in ("transformers_version", "_name_or_path"):  # what converted it is not part of what it is
-        settings.pop(key, None)
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    for path in folder.glob("*config.json"):
+        settings = json.loads(path.read_text())
+        for key in ("transformers_version", "_name_or_path"):  # what converted it is not part of what it is
+            settings.pop(key, None)
+        path.write_text(json.dumps(settings, indent=2) + "\n")
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors come out readable to their owner alone
 

@@ -93,6 +93,8 @@ def prepare(cfg: RunConfig) -> Pool:
     check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
+    if cfg.generation.kind == "none":
+        pool.check(cfg.prompts.per_iteration)
     check_folders(cfg)
     return pool
 

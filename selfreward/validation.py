@@ -73,7 +73,7 @@ def _check_across(cfg: RunConfig) -> None:
             "train.reference",
             "previous",
             "a model with its adapter merged is not exactly the previous policy; "
-            "set train.reference=base or engine.merge_adapter=false",
+            "set train.reference=policy_0 or engine.merge_adapter=false",
         )
     if cfg.speed.share_prompt and not cfg.speed.completion_head:
         raise ConfigError("speed.completion_head", False, "packed pairs need it; set speed.share_prompt=false too")
@@ -146,6 +146,9 @@ def _check_people(cfg: RunConfig) -> None:
         remedy = "answers that people rated carry nothing to check; leave people.path out, or use judge=expected"
         raise ConfigError("judge.kind", cfg.judge.kind, remedy)
     if cfg.evaluation.judge != "independent":
+        if cfg.tuning.ratings.held_out:
+            remedy = "only evaluation.judge=independent learns from them; set it, or leave this at 0"
+            raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
         return
     if not cfg.tuning.ratings.path or not cfg.tuning.ratings.held_out:
         remedy = "it is tuned on ratings that are kept apart; name tuning.ratings.path and set tuning.ratings.held_out"

@@ -50,8 +50,19 @@ class Pool:
         """How many prompts there are to train on; None where there is no end of them."""
         return len(self.train)
 
+    def check(self, count: int) -> None:
+        """Raise `ConfigError` where there are not so many to train on."""
+        if self.size is not None and self.size < count:
+            have = f"there are {self.size} prompts to train on beside {len(self.held_out)} held out"
+            remedy = f"{have}; use at most that, or let the policy write more: generation=self_instruct"
+            raise ConfigError("prompts.per_iteration", count, remedy)
+
     def select(self, count: int, iteration: int, seed: int) -> list[Prompt]:
-        """The prompts of an iteration: none comes again before the pool is used up, then it is shuffled anew."""
+        """The prompts of an iteration: none comes again before the pool is used up, then it is shuffled anew.
+
+        Raises `ConfigError` where there are not so many.
+        """
+        self.check(count)
         rounds = len(self.train) // count
         cycle, position = divmod(iteration - 1, rounds)
         order = random.Random(derive_seed(seed, "prompts", cycle)).sample(self.train, len(self.train))
@@ -103,8 +114,8 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
     A prompt's id is a hash of its text, so a text that stands twice is one prompt. Without a held-out column, the
     held-out prompts are those with the smallest ids: a choice that is arbitrary, yet no seed can change it.
 
-    Raises `ConfigError` for a column that isn't there, a pool that is empty, or one too small for what is asked of it,
-    and `DataError` for a row that can't be used.
+    Raises `ConfigError` for a column that isn't there, a pool that is empty, or one that holds out too few, and
+    `DataError` for a row that can't be used.
     """
     found: dict[str, Prompt] = {}
     marked: set[str] = set()
@@ -137,12 +148,6 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         )
     apart = marked | {prompt.prompt_id for prompt in held_out}
     train = [prompt for prompt in by_id if prompt.prompt_id not in apart]
-    if len(train) < cfg.per_iteration:
-        raise ConfigError(
-            "prompts.per_iteration",
-            cfg.per_iteration,
-            f"{origin} has {len(train)} prompts to train on beside {len(apart)} held out; use at most that",
-        )
     return Pool(source, train, held_out, skipped)
 
 

@@ -100,7 +100,7 @@ def test_training_begins_at_a_loss_of_ln_2_in_every_iteration(tiny_config: RunCo
 
 def test_with_the_base_as_reference_a_later_iteration_begins_away_from_it(tiny_config: RunConfig) -> None:
     tiny_config.iteration = 2
-    tiny_config.train.reference = "base"
+    tiny_config.train.reference = "policy_0"
     tiny_config.train.learning_rate = 1e-2
     made = run_loop(tiny_config)
     assert abs(made[2]["policy"].metrics["loss"][0] - math.log(2)) > 1e-4

@@ -174,7 +174,7 @@ def test_they_are_made_under_the_previous_policy(tiny_config: RunConfig) -> None
 @pytest.mark.slow
 def test_with_reference_base_they_are_made_under_policy_0(tiny_config: RunConfig) -> None:
     tiny_config.iteration = 2
-    tiny_config.train.reference = "base"
+    tiny_config.train.reference = "policy_0"
     tiny_config.train.learning_rate = 1e-2
     made = run_loop(tiny_config)
     for iteration in made[1:]:

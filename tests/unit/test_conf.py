@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from selfreward.compose import CONF, compose_run
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.kinds import check_settings
+from selfreward.run import prepare
 
 CHOICES = sorted(path for path in CONF.rglob("*.yaml") if path.parent != CONF)
 GROUPS = {
@@ -53,6 +54,16 @@ def test_every_choice_composes_and_validates(path: Path, tmp_path: Path) -> None
     needs = [need.format(file=file) for need in NEEDS.get(choice, [])]
     cfg = compose_run([choice, *needs, f"output_dir={tmp_path}/run"])
     check_settings(cfg)
+
+
+@pytest.mark.parametrize("path", [path for path in CHOICES if path.parent.name == "experiment"], ids=lambda p: p.stem)
+def test_every_experiment_has_the_prompts_that_it_asks_for(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file.jsonl"
+    file.touch()
+    choice = f"experiment={path.stem}"
+    needs = [need.format(file=file) for need in NEEDS.get(choice, [])]
+    pool = prepare(compose_run([choice, *needs, f"output_dir={tmp_path}/run", "tracking.wandb=disabled"]))
+    assert pool.held_out
 
 
 def test_there_is_a_folder_for_each_group() -> None:

@@ -89,7 +89,7 @@ def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
         ("model.dtype", "int8", "use one of bfloat16, float16, float32"),
         ("judge.mode", "guess", "use one of expected, sampled"),
         ("train.schedule", "step", "use one of linear, cosine, constant"),
-        ("train.reference", "next", "use one of previous, base"),
+        ("train.reference", "next", "use one of previous, policy_0"),
         ("train.reference_logprobs", "guessed", "use one of auto, computed, recorded"),
         ("train.quantization", "int8", "use one of none, nf4"),
         ("engine.device", "tpu", "use one of auto, cpu, cuda, mps"),
@@ -156,17 +156,21 @@ INDEPENDENT: dict[str, Any] = {
     [
         (
             {"engine.merge_adapter": True},
-            "train.reference=previous: .*set train.reference=base or engine.merge_adapter=false",
+            "train.reference=previous: .*set train.reference=policy_0 or engine.merge_adapter=false",
         ),
         ({"sampling.max_new_tokens": 600}, "train.max_length=1024: .*may have 1112 tokens.*set it to 1112 or more"),
         ({"train.max_length": 607}, "train.max_length=607: .*set it to 608 or more, or lower sampling"),
+        (
+            {"tuning.ratings.path": __file__, "tuning.ratings.held_out": 5},
+            "tuning.ratings.held_out=5: only evaluation.judge=independent learns from them; set it, or leave this at 0",
+        ),
         ({"memory.micro_batch": 5}, "memory.micro_batch=5: a step has train.batch_size=4 pairs; use at most that"),
         (
             {"speed.completion_head": False},
             "speed.completion_head=false: packed pairs need it; set speed.share_prompt=false too",
         ),
         (
-            {"train.reference_logprobs": "recorded", "train.reference": "base"},
+            {"train.reference_logprobs": "recorded", "train.reference": "policy_0"},
             "train.reference_logprobs=recorded: .*set train.reference=previous, or computed",
         ),
         (
@@ -220,14 +224,14 @@ def test_settings_that_do_not_go_together_are_refused_and_the_error_names_both(
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"engine.merge_adapter": True, "train.reference": "base"},
+        {"engine.merge_adapter": True, "train.reference": "policy_0"},
         {"train.max_length": 608},
         {"memory.micro_batch": 4},
         {"memory.micro_batch": 3},
         {"memory.micro_batch": None},
         {"speed.completion_head": False, "speed.share_prompt": False},
         {"train.reference_logprobs": "recorded", "train.reference": "previous"},
-        {"train.reference_logprobs": "computed", "train.reference": "base"},
+        {"train.reference_logprobs": "computed", "train.reference": "policy_0"},
     ],
 )
 def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None:
@@ -244,7 +248,7 @@ def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None
     [
         ({}, "computed"),
         ({"model.dtype": "float32"}, "recorded"),
-        ({"model.dtype": "float32", "train.reference": "base"}, "computed"),
+        ({"model.dtype": "float32", "train.reference": "policy_0"}, "computed"),
         ({"model.dtype": "float32", "engine.kind": "server"}, "computed"),
         ({"model.dtype": "float32", "engine.merge_adapter": True}, "computed"),
         ({"model.dtype": "float32", "train.reference_logprobs": "computed"}, "computed"),

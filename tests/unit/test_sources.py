@@ -187,10 +187,12 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
 
 
 def test_more_prompts_an_iteration_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
+    pool = pool_of(COLOURS)
+    pool.check(3)
     with pytest.raises(
-        ConfigError, match=r"prompts\.per_iteration=4: here has 3 prompts to train on beside 1 held out"
+        ConfigError, match=r"prompts\.per_iteration=4: there are 3 prompts to train on beside 1 held out; .*generation="
     ):
-        pool_of(COLOURS, per_iteration=4)
+        pool.select(4, 1, seed=0)
 
 
 def test_more_held_out_prompts_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
