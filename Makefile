@@ -43,8 +43,8 @@ test: setup ## all tests, the real model among them
 test-vllm: setup $(VLLM)/.ready ## the engines' contract and one iteration on a live vLLM server
 	$(BIN)/python -m pytest -m vllm
 
-test-fast: setup ## tests that take a minute in all
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not vllm"
+test-fast: setup ## tests of single parts, in two or three minutes
+	$(BIN)/python -m pytest -n auto -m "not slow and not gpu and not vllm" tests/unit
 
 lint: setup ## style, types, and the direction of imports
 	$(BIN)/ruff check .
