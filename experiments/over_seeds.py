@@ -3,17 +3,23 @@
     python experiments/over_seeds.py agreement.agreement outputs/one outputs/two outputs/three
 
 Names are `<artifact>.<metric>`, several joined by commas; each run's last iteration counts, or that of `--iteration`.
-Intervals, where the metric has one, are those of a single run; the last line has the mean and all values.
+Intervals, where the metric has one, are those of a single run. The last line has the mean, its 95 % interval over seeds
+(Student's t: chance in training alone), and all values.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
+
+from scipy.stats import t as student_t
 
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.run_folder import linked
+from selfreward.tracking.run_folder import LINEAGE, linked
 
 
 def main() -> None:
@@ -30,12 +36,20 @@ def main() -> None:
         values = [value(iteration, name) for iteration in made.values()]
         for run, iteration in made.items():
             print(f"{name}  {run.name}  {shown(iteration, name)}")
-        print(f"{name}  mean {fmean(values):.4g}  of {', '.join(f'{one:.4g}' for one in values)}")
+        print(f"{name}  mean {fmean(values):.4g}{over_seeds(values)}  of {', '.join(f'{one:.4g}' for one in values)}")
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The 95 % interval of the values' mean, by Student's t; nothing where there are fewer than two."""
+    if len(values) < 2:
+        return ""
+    half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return f" [{fmean(values) - half:.4g}, {fmean(values) + half:.4g}]"
 
 
 def last(run: Path) -> int:
     """The last iteration of a run."""
-    return max(int(place.name) for place in (run / "iterations").iterdir())
+    return len(json.loads((run / LINEAGE).read_text())) - 1
 
 
 def value(iteration: Iteration, name: str) -> float:

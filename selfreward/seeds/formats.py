@@ -15,6 +15,7 @@ from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.rows import RowError, UnusedRowError, list_of, number_of, text_of
 
 HIGHEST = 5.0
+_SAID = {"user": "User", "assistant": "Assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -63,8 +64,15 @@ def _prompt(row: Any, cfg: SeedFileConfig) -> str:
         raise RowError("its turns do not alternate between user and assistant, from user to user")
     if len(texts) == 1:
         return texts[0]
-    said = {"user": "User", "assistant": "Assistant"}
-    return "\n\n".join(f"{said[role]}: {text}" for role, text in zip(roles, texts, strict=True))
+    return "\n\n".join(f"{_SAID[role]}: {text}" for role, text in zip(roles, texts, strict=True))
+
+
+def first_message(prompt: str) -> str:
+    """What a conversation begins with, from a prompt as it is read here; a request alone is its own."""
+    begins, follows = f"{_SAID['user']}: ", f"\n\n{_SAID['assistant']}: "
+    if not prompt.startswith(begins) or follows not in prompt:
+        return prompt
+    return prompt[len(begins) :].split(follows, 1)[0]
 
 
 def _tree_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
@@ -12,6 +13,7 @@ from selfreward.intervals import bootstrap_ratio
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement, Rating
+from selfreward.seeds.formats import first_message
 from selfreward.stages.judgements import JudgementsIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -31,9 +33,12 @@ class AgreementIdentity(Identity):
 
 @dataclass(frozen=True)
 class RatedPair:
-    """Two answers to a prompt, the first of which people think better, and a judge's scores of both."""
+    """Two answers to a prompt, the first of which people think better, and a judge's scores of both.
 
-    prompt_id: str
+    `conversation` is the message that the prompt's conversation begins with: pairs of one are not independent.
+    """
+
+    conversation: str
     better: str
     worse: str
     better_score: float
@@ -88,24 +93,27 @@ def rated_pairs(ratings: Sequence[Rating], scores: Sequence[float | None]) -> li
     scored = [(rating, score) for rating, score in zip(ratings, scores, strict=True) if score is not None]
     scored.sort(key=lambda both: both[0].prompt_id)
     pairs: list[RatedPair] = []
-    for name, group in groupby(scored, key=lambda both: both[0].prompt_id):
+    for _, group in groupby(scored, key=lambda both: both[0].prompt_id):
         for one, other in combinations(group, 2):
             better, worse = (one, other) if one[0].score > other[0].score else (other, one)
             if better[0].score != worse[0].score:
-                pairs.append(RatedPair(name, better[0].response, worse[0].response, better[1], worse[1]))
+                begun = first_message(better[0].prompt)
+                pairs.append(RatedPair(begun, better[0].response, worse[0].response, better[1], worse[1]))
     return pairs
 
 
 def agreement_metrics(pairs: Sequence[RatedPair], samples: int, confidence: float, seed: int) -> Metrics:
-    """Agreement of the judge and of the longer answer, over all pairs and over those of like length, with intervals."""
+    """Agreement of the judge and of the longer answer, over all pairs and over those of like length, with intervals:
+    conversations are drawn whole."""
     metrics: Metrics = {}
     for name, chosen in (("", pairs), ("_alike", [pair for pair in pairs if pair.alike])):
         metrics[f"pairs{name}"] = len(chosen)
         if chosen:
-            by_prompt = [
-                [pair.agrees for pair in group] for _, group in groupby(chosen, key=lambda pair: pair.prompt_id)
-            ]
-            around = bootstrap_ratio([*map(sum, by_prompt)], [*map(len, by_prompt)], samples, confidence, seed)
+            groups: defaultdict[str, list[float]] = defaultdict(list)
+            for pair in chosen:
+                groups[pair.conversation].append(pair.agrees)
+            sums, counts = [*map(sum, groups.values())], [*map(len, groups.values())]
+            around = bootstrap_ratio(sums, counts, samples, confidence, seed)
             metrics[f"agreement{name}"] = fmean(pair.agrees for pair in chosen)
             metrics[f"agreement{name}_low"], metrics[f"agreement{name}_high"] = around.low, around.high
             metrics[f"longer_agreement{name}"] = fmean(pair.longer_agrees for pair in chosen)
@@ -116,4 +124,4 @@ def _candidate(rating: Rating, index: int) -> Candidate:
     return Candidate(rating.prompt_id, rating.prompt, index, rating.response, [], [], [], finished=True)
 
 
-AGREEMENT = Stage("agreements", 1, agreement)
+AGREEMENT = Stage("agreements", 2, agreement)

@@ -38,6 +38,22 @@ def test_the_longer_answer_is_a_judge_too_and_like_lengths_are_looked_at_apart()
     assert metrics["agreement_low"] < metrics["agreement"] < metrics["agreement_high"]
 
 
+def test_pairs_of_one_conversation_are_drawn_together() -> None:
+    """Ten conversations of two turns: the interval is that of ten, not of twenty."""
+    apart: list[Rating] = []
+    joined: list[Rating] = []
+    for n in range(10):
+        first, later = f"Question {n}", f"User: Question {n}\n\nAssistant: Yes.\n\nUser: Why?"
+        for asked, rated in ((f"User: Other {n}\n\nAssistant: Yes.\n\nUser: Why?", apart), (later, joined)):
+            for name, prompt in ((f"{n}", first), (f"{n} later", asked)):
+                rated += [Rating(name, prompt, "good", 5), Rating(name, prompt, "poor", 1)]
+    scores = [float(place // 4 % 2 == place % 2) for place in range(40)]  # every other conversation, in both its turns
+    wide, narrow = (agreement_metrics(rated_pairs(rated, scores), 2000, 0.95, 0) for rated in (joined, apart))
+    assert wide["agreement"] == narrow["agreement"] == 0.5
+    widths = [metrics["agreement_high"] - metrics["agreement_low"] for metrics in (wide, narrow)]
+    assert widths[0] > 1.2 * widths[1]
+
+
 def test_without_pairs_of_like_length_nothing_is_said_of_them() -> None:
     metrics = agreement_metrics(rated_pairs(ratings("a", ("x" * 10, 5), ("x", 1)), [1, 0]), 200, 0.95, 0)
     assert metrics["pairs_alike"] == 0
