@@ -215,8 +215,8 @@ class TuningConfig(Execution):
 
     demonstrations: SeedFileConfig = field(default_factory=SeedFileConfig)  # answers to learn from (IFT)
     ratings: SeedFileConfig = field(default_factory=SeedFileConfig)  # scores of answers to learn to judge by (EFT)
-    most_demonstrations: int | None = _number(None, least=1)  # None: all
-    most_ratings: int | None = _number(None, least=1)  # balanced over scores; None: as many as can be
+    most_demonstrations: int | None = _number(None, least=0)  # None: all; 0: those held out are measured by alone
+    most_ratings: int | None = _number(None, least=0)  # balanced over scores; None: as many as can be
     # The judge's modes that are taught; duels: expected, and which of two answers is better, as an evaluation asks.
     verdicts: str = _choice("expected", "expected", "sampled", "both", "duels")
     learning_rate: float = _number(2e-4, above=0)

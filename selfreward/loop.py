@@ -67,6 +67,16 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     parity = probe if policy_0 is model else store.run(PARITY, stages.parity, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
 
+    def beside_people(policy: Artifact) -> Iteration:
+        made: Iteration = {}
+        if "people" in people:
+            judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
+            made["agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
+        if "demonstrations_held_out" in people:
+            surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
+            made["imitation"] = store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
+        return made
+
     def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
         answers = store.run(CANDIDATES, stages.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
         asked = {"candidates": answers, **stages.judging("evaluation", policy=grader)}
@@ -76,16 +86,11 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             parents |= {"baseline": baseline, **stages.judging("evaluation", judge=grader)}
         report = store.run(EVALUATE, stages.evaluation, parents, cfg.seed)
         made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
-        if "people" in people:
-            judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
-            made["agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
-        if "demonstrations_held_out" in people:
-            surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
-            made["imitation"] = store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
-        return made
+        return made | beside_people(policy)
 
+    before = {f"base_{name}": artifact for name, artifact in beside_people(model).items()} if seeds else {}
     first = evaluation(policy_0, None)
-    yield {**people, **judge, **documents, **seeds, "policy": policy_0, "parity": parity, **first}
+    yield {**people, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **first}
     policy = policy_0
     written: list[Artifact] = []
     for t in range(1, cfg.iteration + 1):

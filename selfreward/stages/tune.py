@@ -58,7 +58,8 @@ def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Wor
     examples: list[Example] = []
     if "demonstrations" in parents:
         people = parents["demonstrations"].read(Demonstration)
-        drawn = Random(seed).sample(people, min(len(people), tuning.most_demonstrations or len(people)))
+        most = len(people) if tuning.most_demonstrations is None else tuning.most_demonstrations
+        drawn = Random(seed).sample(people, min(len(people), most))
         examples += [Example(chat.render(one.prompt), chat.answer(one.response)) for one in drawn]
     if "ratings" in parents:
         ratings = parents["ratings"].read(Rating)

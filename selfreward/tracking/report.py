@@ -130,7 +130,7 @@ def write_report(
             title=title,
             outcome=outcome(iterations),
             drift=drift(iterations),
-            independent=iterations[0].get("grader_agreement"),
+            agreements=agreements(iterations[0]),
             last=len(iterations) - 1,
             beginning=beginning(iterations[0]),
             evaluation=evaluation,
@@ -188,6 +188,20 @@ def drift(iterations: Sequence[Iteration]) -> str:
     ratios = {said: now[name] / before[name] for name, said in _DRIFTING.items() if before.get(name) and name in now}
     off = [f"{ratio:.0%} of policy 0's {said}" for said, ratio in ratios.items() if abs(ratio - 1) > _MOST_DRIFT]
     return _spaced(f"Its answers have {', '.join(off)}: more than a fifth off.") if off else ""
+
+
+def agreements(first: Iteration) -> list[str]:
+    """How often judges that are no policy's put two answers as people did: a sentence each."""
+    said = {"base_agreement": "The judge of the base model", "grader_agreement": "The independent judge"}
+    return [
+        _spaced(
+            f"{said[name]} puts {metrics['agreement']:.0%} of two answers as the people did who rated them "
+            f"({metrics['agreement_low']:.0%} to {metrics['agreement_high']:.0%}); preferring the longer one does "
+            f"{metrics['longer_agreement']:.0%}."
+        )
+        for name in said
+        if name in first and "agreement" in (metrics := first[name].metrics)
+    ]
 
 
 def find_examples(iteration: Iteration, count: int) -> list[Example]:

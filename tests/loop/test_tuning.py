@@ -185,6 +185,24 @@ def test_the_judge_learns_what_people_like_on_prompts_that_it_did_not_see(people
     assert losses[-1] < losses[0]
 
 
+def test_what_the_base_model_was_before_is_measured_too(people: RunConfig) -> None:
+    people.tuning.epochs, people.tuning.demonstrations.held_out = 1, 5
+    (made,) = run_loop(people)
+    base = made["policy"].manifest.parents["policy"]
+    assert made["base_agreement"].manifest.parents["policy"] == base
+    assert made["base_imitation"].manifest.parents["policy"] == base
+    assert made["base_imitation"].metrics["texts"] == made["imitation"].metrics["texts"]
+
+
+@pytest.mark.parametrize(("half", "left"), [("most_demonstrations", "ratings"), ("most_ratings", "demonstrations")])
+def test_each_half_can_be_learned_alone_and_both_are_still_measured(people: RunConfig, half: str, left: str) -> None:
+    people.tuning.epochs, people.tuning.demonstrations.held_out = 1, 5
+    setattr(people.tuning, half, 0)
+    (made,) = run_loop(people)
+    assert made["policy"].metrics["examples"] == len(made[left].read(record(left)))
+    assert {"agreement", "imitation", "base_agreement", "base_imitation"} <= made.keys()
+
+
 def test_no_prompt_to_measure_by_is_learned_from(people: RunConfig) -> None:
     (made,) = run_loop(people)
     learned = {row.prompt for row in made["demonstrations"].read(Demonstration)}

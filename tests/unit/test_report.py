@@ -19,7 +19,7 @@ from selfreward.store import Artifact, Cost, Manifest
 from selfreward.store.identity import file_sha256
 from selfreward.store.manifest import FileEntry
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.report import drift, duel_outcome, flatten, outcome, write_report
+from selfreward.tracking.report import agreements, drift, duel_outcome, flatten, outcome, write_report
 
 SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
@@ -211,6 +211,15 @@ def test_answers_that_drift_by_more_than_a_fifth_are_named(tmp_path: Path) -> No
         == "Its answers have 140 % of policy 0's mean length, 50 % of policy 0's distinct-1: more than a fifth off."
     )
     assert drift([answered(51, 0.5), answered(60, 0.45)]) == ""
+
+
+def test_judges_that_are_no_policys_are_held_against_people_too(tmp_path: Path) -> None:
+    first = {"base_agreement": Maker(tmp_path).artifact("agreements", AGREED)}
+    assert [said.replace("\N{NO-BREAK SPACE}", " ") for said in agreements(first)] == [
+        "The judge of the base model puts 70 % of two answers as the people did who rated them (60 % to 80 %); "
+        "preferring the longer one does 66 %."
+    ]
+    assert agreements({}) == []
 
 
 def test_the_judge_is_never_shown_without_its_baseline(tmp_path: Path, iterations: list[Iteration]) -> None:
