@@ -1,8 +1,8 @@
 """Linear layers whose weights are laid out for decoding on a CPU.
 
 A step of decoding is many short products. oneDNN computes them faster from weights in its own, blocked layout, and
-layers that take the same input are computed as one, with the first factors of their adapters. This takes a second copy
-of the weights.
+layers that take the same input are computed as one. This takes a second copy of the weights. In float32 adapters are
+folded into that copy, which rounds no more than adding their products would; else their first factors are rows of it.
 """
 
 from __future__ import annotations
@@ -65,9 +65,11 @@ class _Product:
     """The outputs of layers that take the same input, adapters included, from two products."""
 
     def __init__(self, layers: Sequence[LinearParts]) -> None:
-        weights = [layer.weight_OI.detach() for layer in layers]
-        dtype, self._ends = weights[0].dtype, [0, *accumulate(map(len, weights))]
-        firsts = [layer.factors[0].to(dtype) for layer in layers if layer.factors]
+        dtype = layers[0].weight_OI.dtype
+        folds = dtype == torch.float32
+        weights = [_folded(layer) if folds else layer.weight_OI.detach() for layer in layers]
+        self._ends = [0, *accumulate(map(len, weights))]
+        firsts = [layer.factors[0].to(dtype) for layer in layers if layer.factors and not folds]
         rows_OI = torch.cat([*weights, *firsts])
         self._weight = _blocked(rows_OI)
         self._bias_O = _bias(layers, len(rows_OI)) if any(layer.bias_O is not None for layer in layers) else None
@@ -90,6 +92,15 @@ class _Product:
             output_BO, end = output_B1O.view(-1, output_B1O.shape[-1]), self._ends[-1]
             output_BO[:, :end].addmm_(output_BO[:, end:], self._seconds_RO)
         return output_B1O
+
+
+def _folded(layer: LinearParts) -> Tensor:
+    """A layer's weight with its adapter."""
+    weight_OI = layer.weight_OI.detach()
+    if layer.factors is None:
+        return weight_OI
+    a_RI, b_OR, scale = layer.factors
+    return torch.addmm(weight_OI, b_OR.detach(), a_RI.detach(), alpha=scale)
 
 
 def _blocked(weight_OI: Tensor) -> Tensor:
