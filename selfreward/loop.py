@@ -67,15 +67,13 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     parity = probe if policy_0 is model else store.run(PARITY, stages.parity, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
 
-    def beside_people(policy: Artifact) -> Iteration:
-        made: Iteration = {}
-        if "people" in people:
-            judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
-            made["agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
-        if "demonstrations_held_out" in people:
-            surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
-            made["imitation"] = store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
-        return made
+    def agreement(policy: Artifact) -> Artifact:
+        judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
+        return store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
+
+    def imitation(policy: Artifact) -> Artifact:
+        surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
+        return store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
 
     def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
         answers = store.run(CANDIDATES, stages.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
@@ -86,9 +84,20 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             parents |= {"baseline": baseline, **stages.judging("evaluation", judge=grader)}
         report = store.run(EVALUATE, stages.evaluation, parents, cfg.seed)
         made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
-        return made | beside_people(policy)
+        if "people" in people:
+            made["agreement"] = agreement(policy)
+        if "demonstrations_held_out" in people:
+            made["imitation"] = imitation(policy)
+        return made
 
-    before = {f"base_{name}": artifact for name, artifact in beside_people(model).items()} if seeds else {}
+    before: Iteration = {}
+    others = {"base": model} if seeds else {}
+    if judge:
+        others["grader"] = grader
+    if "people" in people and stages.judging("judge", policy=model):  # one from outside is the same for all
+        before |= {f"{name}_agreement": agreement(other) for name, other in others.items()}
+    if seeds and "demonstrations_held_out" in people:
+        before["base_imitation"] = imitation(model)
     first = evaluation(policy_0, None)
     yield {**people, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **first}
     policy = policy_0
@@ -143,11 +152,7 @@ def _independent_judge(
     kept = stages.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
     ratings = store.run(RATINGS, kept, evaluated)
     grader = store.run(GRADER, stages.grader, {"policy": model, "ratings": ratings}, cfg.seed)
-    made = {"grader_ratings": ratings, "grader": grader}
-    if "people" in evaluated and not cfg.judge.engine:
-        judged = {"ratings": evaluated["people"], "policy": grader}
-        made["grader_agreement"] = store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
-    return made
+    return {"grader_ratings": ratings, "grader": grader}
 
 
 def _documents(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,28 @@ def test_an_outside_judge_scores_the_candidates_of_every_policy_and_policy_0_sti
         assert scores(iteration["judgements"]) == expected(iteration["candidates"], tiny_config, grader)
         held_out = iteration["held_out_candidates"]
         assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, policy_0)
+
+
+def test_of_an_outside_judge_nothing_is_said_as_of_the_base_model_s(
+    tiny_config: RunConfig, grader: HFEngine, tmp_path: Path
+) -> None:
+    """It is the same before and after policy 0 is tuned."""
+    rows = [
+        {"prompt": f"Is {n} a number?", "response": answer, "score": score}
+        for n in range(8)
+        for answer, score in (("Yes.", 5), ("No.", 0))
+    ]
+    for name, some, file in (
+        ("ratings", rows[:12], tiny_config.tuning.ratings),
+        ("people", rows[12:], tiny_config.people),
+    ):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in some))
+        file.path = str(path)
+    tiny_config.iteration, tiny_config.judge.engine = 0, "grader"
+    (made,) = run_loop(tiny_config)
+    assert "policy" not in made["agreement"].manifest.parents
+    assert "base_agreement" not in made
 
 
 def test_an_outside_grader_scores_held_out_answers_and_decides_duels_and_policies_still_judge_themselves(

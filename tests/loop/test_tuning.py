@@ -240,6 +240,7 @@ def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(peo
         assert second[judged].manifest.parents[parent] == first["grader"].reference
     assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
     assert outside_judge(second["evaluation"].manifest) == "an independent judge"
+    assert first["grader_agreement"].manifest.parents["policy"] == first["grader"].reference
 
 
 def record(name: str) -> type[Any]:
