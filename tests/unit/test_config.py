@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -332,24 +330,3 @@ def test_artifacts_lie_beside_the_run_unless_said_otherwise(cfg: RunConfig, tmp_
     assert artifacts_dir(cfg) == tmp_path / "outputs" / "artifacts"
     cfg.artifacts_dir = "elsewhere"
     assert artifacts_dir(cfg) == Path("elsewhere")
-
-
-# Imports
-
-
-HEAVY = {"torch", "transformers", "trl", "peft"}
-
-
-def loaded_with(*modules: str) -> set[str]:
-    """Which heavy libraries a fresh process has loaded once it has imported `modules`."""
-    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return HEAVY & {*done.stdout.split()}
-
-
-def test_settings_and_records_are_there_without_waiting_for_torch() -> None:
-    assert loaded_with("selfreward.config", "selfreward.records") == set()
-
-
-def test_all_that_a_finished_run_needs_is_there_without_waiting_for_torch() -> None:
-    assert loaded_with("selfreward.run") == set()

@@ -9,7 +9,7 @@ import pytest
 from selfreward.records import Chunk, Prompt, Rephrasing
 from selfreward.tracking.data_card import SHOWN, DataCard, data_cards, markdown
 from selfreward.tracking.metrics import Iteration
-from tests.unit.test_report import GATED, TAKEN, Maker
+from tests.unit.reporting import GATED, TAKEN, Maker
 
 WRITTEN = {
     "rounds": 2,

@@ -1,0 +1,58 @@
+"""What a report says of a run in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.report import agreements, drift, duel_outcome, outcome
+from tests.unit.reporting import AGREED, SCRIPT, Maker, duel
+
+
+@pytest.mark.parametrize(
+    ("rate", "figures", "verdict"),
+    [
+        ((0.46, 0.25, 0.67), ("46 %", "25 % to 67 %"), "nothing was shown"),
+        ((0.75, 0.55, 0.9), ("75 %", "55 % to 90 %"), "better than policy 0"),
+        ((0.25, 0.1, 0.4), ("25 %", "10 % to 40 %"), "worse than policy 0"),
+    ],
+)
+def test_states_the_outcome(
+    tmp_path: Path, rate: tuple[float, float, float], figures: tuple[str, str], verdict: str
+) -> None:
+    maker = Maker(tmp_path)
+    iterations = [maker.first(), maker.trained([], [], [], [duel()], rate)]
+    assert outcome(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
+        f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {verdict}."
+    )
+
+
+def test_answers_that_drift_by_more_than_a_fifth_are_named(tmp_path: Path) -> None:
+    def answered(tokens: float, distinct: float) -> Iteration:
+        metrics = {"mean_tokens": tokens, "distinct_1": distinct, "distinct_2": 0.8}
+        return {"evaluation": Maker(tmp_path / f"{tokens}").artifact("evaluations", metrics)}
+
+    said = drift([answered(50, 0.5), answered(70, 0.25)]).replace("\N{NO-BREAK SPACE}", " ")
+    assert (
+        said
+        == "Its answers have 140 % of policy 0's mean length, 50 % of policy 0's distinct-1: more than a fifth off."
+    )
+    assert drift([answered(51, 0.5), answered(60, 0.45)]) == ""
+
+
+def test_judges_that_are_no_policys_are_held_against_people_too(tmp_path: Path) -> None:
+    first = {"base_agreement": Maker(tmp_path).artifact("agreements", AGREED)}
+    assert [said.replace("\N{NO-BREAK SPACE}", " ") for said in agreements(first)] == [
+        "The judge of the base model puts 70 % of two answers as the people did who rated them (60 % to 80 %); "
+        "preferring the longer one does 66 %."
+    ]
+    assert agreements({}) == []
+
+
+def test_a_duel_is_decided_by_both_orders() -> None:
+    assert duel_outcome(duel(first=0.9, second=0.2), "policy 1") == "policy 1 wins"
+    assert duel_outcome(duel(first=0.7, second=0.2), "policy 1") == "policy 0 wins"
+    assert duel_outcome(duel(first=0.7, second=0.3), "policy 1") == "tie"
+    assert duel_outcome(duel(text=f"old {SCRIPT}"), "policy 1") == "tie"
