@@ -100,16 +100,24 @@ class Plan:
         return [self._cfg.memory.micro_batch] if self._cfg.memory.micro_batch else list(range(most, 0, -1))
 
     def _fit(self, sizes: Sequence[int], cost: Callable[[int, bool], Parts]) -> TrainingFit:
-        """The first size that fits, of what a micro-batch costs by its size and whether it is checkpointed."""
-        *larger, smallest = sizes
+        """The first size that fits, of what a micro-batch costs by its size and whether it is checkpointed.
+
+        A cost is found by tracing a step: so the largest is tried first, which mostly fits, and those between it and
+        the smallest only where that one fits.
+        """
         too_large: list[TrainingFit] = []
         for checkpointing in checkpointings(self._cfg.memory.gradient_checkpointing):
-            least = TrainingFit(smallest, checkpointing, cost(smallest, checkpointing))
-            if not self._holds(least.total):
+
+            def tried(size: int, checkpointing: bool = checkpointing) -> TrainingFit:
+                return TrainingFit(size, checkpointing, cost(size, checkpointing))
+
+            largest, smallest = sizes[0], sizes[-1]
+            if self._holds((most := tried(largest)).total):
+                return most
+            if not self._holds((least := tried(smallest)).total):
                 too_large.append(least)
                 continue
-            fits = (TrainingFit(size, checkpointing, cost(size, checkpointing)) for size in larger)
-            return next((fit for fit in fits if self._holds(fit.total)), least)
+            return next((fit for fit in map(tried, sizes[1:-1]) if self._holds(fit.total)), least)
         raise self._refusal("training", min(fit.total for fit in too_large))
 
     @property

@@ -19,7 +19,7 @@ from selfreward.training.forward import fast_forward
 
 PARITY_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.1}
 """How far reference log-probabilities may be from training's own, in nats a token, averaged over a few pairs."""
-_CHECKED_PAIRS = 4
+_CHECKED_PAIRS = 2
 
 Answers = tuple[list[int], list[int], list[int]]
 """The tokens of a prompt and of two answers to it."""
