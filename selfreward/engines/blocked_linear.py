@@ -8,7 +8,7 @@ folded into that copy, which rounds no more than adding their products would; el
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
+from selfreward.engines.patched import patched
 from selfreward.fused_lora import LinearParts, linear_parts
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -45,20 +46,12 @@ def blocked(model: Any) -> Iterator[OutputProduct]:
     the output layer: its product is given, for whoever makes logits of states.
     """
     output_layer = model.get_output_embeddings()
-    changed: list[tuple[Any, Any]] = []
-    try:
+    with ExitStack() as stack:
         for group in _groups(model, output_layer):
             product = _Product([parts for _, parts in group])
             for place, (layer, _) in enumerate(group):
-                changed.append((layer, vars(layer).get("forward")))
-                layer.forward = partial(_forward, layer.forward, product, place)
+                stack.enter_context(patched(layer, partial(_forward, layer.forward, product, place)))
         yield partial(_linear, weight=_blocked(output_layer.weight.detach()))
-    finally:
-        for layer, forward in changed:
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward
 
 
 class _Product:

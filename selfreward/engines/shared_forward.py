@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfreward.engines.halving import halving
+from selfreward.engines.patched import patched
 from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, Layers, TreeKeys
 from selfreward.prefix_tree import Node, prefix_tree
 
@@ -45,17 +46,16 @@ class SharedForward:
         """Of each row's last token."""
         tree = SharedPrompts(self, rows)
         compute = partial(tree.compute, keep=False)
-        for batch, (state_NH, _, lengths) in halving(tree.batches(range(len(rows))), compute):
-            ends = torch.tensor(lengths, device=state_NH.device).cumsum(0) - 1
-            yield batch, state_NH[ends]
+        for batch, (state_PH, _) in halving(tree.batches(range(len(rows))), compute):
+            yield batch, state_PH
 
     def states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Of all tokens; nothing is shared."""
         nodes = [Node(row, None, 0, place) for place, row in enumerate(rows)]
         batches = by_length({place: len(row) for place, row in enumerate(rows)}, self._tokens)
         compute = partial(_nodes_at, self, nodes)
-        for batch, (state_NH, _, lengths) in halving(batches, compute):
-            yield batch, list(state_NH.split(lengths))
+        for batch, (state_NH, _) in halving(batches, compute):
+            yield batch, list(state_NH.split([len(rows[row]) for row in batch]))
 
     def prompts(self, rows: Sequence[list[int]]) -> SharedPrompts:
         """What they share is computed at once."""
@@ -69,16 +69,20 @@ class SharedForward:
         return output.last_hidden_state
 
     def run_nodes(
-        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]], *, keep: bool = True
-    ) -> tuple[Tensor, list[Layers], list[int]]:
-        """States (N, H) of these nodes' tokens, one after the other; their keys and values, if they are to be kept;
-        their lengths."""
+        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]], *, keep: bool, ends_only: bool
+    ) -> tuple[Tensor, list[Layers]]:
+        """States (N, H) of these nodes' tokens, one after the other, or of the last one of each; their keys and values,
+        if they are to be kept."""
         device = self._model.device
         ids_N = torch.tensor([token for node in nodes for token in node.token_ids], device=device)
         positions_N = torch.cat([torch.arange(n.start, n.start + len(n.token_ids), device=device) for n in nodes])
         lengths = [len(node.token_ids) for node in nodes]
         keys = TreeKeys(lengths, before, self._kernel, keep=keep)
-        return self.run(ids_N[None], positions_N[None], keys)[0], keys.made, lengths
+        if not ends_only:
+            return self.run(ids_N[None], positions_N[None], keys)[0], keys.made
+        ends_P = torch.tensor(lengths, device=device).cumsum(0) - 1
+        with _only(self._model.get_decoder(), ends_P):
+            return self.run(ids_N[None], positions_N[None], keys)[0, ends_P], keys.made
 
     @property
     def tokens(self) -> int:
@@ -96,24 +100,23 @@ class SharedPrompts:
         self._made: dict[int, Layers] = {}
         for level in self._shared_levels():
             lengths = {place: len(self._nodes[place].token_ids) for place in level}
-            for batch, (_, made, _) in halving(by_length(lengths, forward.tokens), self._compute):
+            for batch, (_, made) in halving(by_length(lengths, forward.tokens), self._compute):
                 self._made.update(zip(batch, made, strict=True))
 
     def batches(self, rows: Sequence[int]) -> Iterator[list[int]]:
         """The rows in batches, the longest first."""
         return by_length({row: len(self._nodes[self._leaves[row]].token_ids) for row in rows}, self._forward.tokens)
 
-    def compute(self, batch: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers], list[int]]:
-        """What `SharedForward.run_nodes` says of these rows' own parts."""
+    def compute(self, batch: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers]]:
+        """The last states (P, H) of these rows; the keys and values of their own parts, if they are to be kept."""
         return self._compute([self._leaves[row] for row in batch], keep=keep)
 
     def open(self, batch: Sequence[int], answers: int, steps: int) -> tuple[Tensor, SharedAnswers]:
         """Answers to the rows of a batch."""
         states: dict[int, Tensor] = {}
         own: dict[int, Layers] = {}
-        for part, (state_NH, made, lengths) in halving(self.batches(batch), self.compute):
-            ends = torch.tensor(lengths, device=state_NH.device).cumsum(0) - 1
-            states.update(zip(part, state_NH[ends], strict=True))
+        for part, (state_PH, made) in halving(self.batches(batch), self.compute):
+            states.update(zip(part, state_PH, strict=True))
             own.update(zip(part, made, strict=True))
         chains = [self._chain(self._nodes[self._leaves[row]]) for row in batch]
         shared = next(
@@ -136,9 +139,9 @@ class SharedPrompts:
                 levels[len(self._chain(node))].append(place)
         return levels.values()
 
-    def _compute(self, places: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers], list[int]]:
+    def _compute(self, places: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers]]:
         nodes = [self._nodes[place] for place in places]
-        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes], keep=keep)
+        return self._forward.run_nodes(nodes, [self._before(node) for node in nodes], keep=keep, ends_only=True)
 
     def _length(self, row: int) -> int:
         node = self._nodes[self._leaves[row]]
@@ -193,4 +196,20 @@ def by_length(lengths: Mapping[int, int], tokens: int) -> Iterator[list[int]]:
 
 
 def _nodes_at(forward: SharedForward, nodes: Sequence[Node], batch: Sequence[int]) -> Any:
-    return forward.run_nodes([nodes[place] for place in batch], [[] for _ in batch], keep=False)
+    return forward.run_nodes([nodes[place] for place in batch], [[] for _ in batch], keep=False, ends_only=False)
+
+
+def _only(decoder: Any, places_P: Tensor) -> AbstractContextManager[None]:
+    """Have the last layer's feed-forward computed at these places of a row alone: no state but theirs is read.
+
+    One with routed experts, or under another name than most models give it, is left as it is.
+    """
+    feed_forward = getattr(getattr(decoder, "layers", [None])[-1], "mlp", None)
+    if not hasattr(feed_forward, "down_proj"):
+        return nullcontext()
+    whole = feed_forward.forward
+
+    def at_places(x_1NH: Tensor) -> Tensor:
+        return torch.zeros_like(x_1NH).index_copy_(1, places_P, whole(x_1NH[:, places_P]))
+
+    return patched(feed_forward, at_places)

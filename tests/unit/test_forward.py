@@ -58,6 +58,17 @@ def test_what_is_shared_is_computed_once(both: tuple[Forward, Forward]) -> None:
     assert shared == 20 + 3 + 2 + 2 + 15 + 1 + 2
 
 
+def test_the_last_feed_forward_is_computed_at_the_ends_of_texts_alone(model: Any) -> None:
+    seen: list[int] = []
+    first, last = (model.model.layers[i].mlp for i in (0, -1))
+    for layer in (first, last):
+        layer.down_proj.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+    with torch.inference_mode():
+        last_states(SharedForward(model, 40, nothing), [[*PREFIX, 7, 8, 9], [*PREFIX, 7, 10]])
+    assert seen == [21, 1, 3, 2]  # what both begin with, then the rest of both: each time all tokens, then the ends
+    assert "forward" not in vars(last)
+
+
 def test_states_of_all_tokens_are_the_same(both: tuple[Forward, Forward]) -> None:
     found: list[dict[int, torch.Tensor]] = []
     for forward in both:
