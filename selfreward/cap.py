@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from selfreward.errors import OutOfMemoryError
+from selfreward.group import local_processes
 
 GIB = 1 << 30
 CONTEXT_GIB = 0.75
@@ -40,6 +41,17 @@ def share_of_card(gb: float) -> float:
     import torch
 
     return min(gb * GIB / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory, 1.0)
+
+
+def available_gb(device: str) -> float:
+    """GiB that this process could take: of a GPU what is free and what its allocator holds, else its share of main
+    memory. On a GPU it has a CUDA context then."""
+    if device != "cuda":
+        return psutil.virtual_memory().total / GIB / local_processes()
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return (free + torch.cuda.memory_reserved()) / GIB
 
 
 def check_resident(ram_gb: float | None) -> None:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from selfreward import model_files
-from selfreward.cap import MemoryMeter
+from selfreward.cap import MemoryMeter, available_gb
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
@@ -127,7 +127,7 @@ def _steps(
     first = group.share(find)
     model_folder = first if group.leads else find()
     identity = group.share(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
-    tools = Tools(pool, model_folder, cfg, say)
+    tools = Tools(pool, model_folder, cfg, say, _available_gb(cfg, group))
     store = Store(artifacts_dir(cfg), tools, observer, MemoryMeter(cfg.memory.cap_gb), group)
 
     def steps() -> Iterator[Iteration]:
@@ -135,6 +135,15 @@ def _steps(
             yield from loop(cfg, identity, store)
 
     return steps()
+
+
+def _available_gb(cfg: RunConfig, group: Group) -> float | None:
+    """What each of several processes could take: they cut their work alike, or their parts would not fit together."""
+    if group.size == 1:
+        return None
+    from selfreward.models import pick_device
+
+    return min(group.gather(available_gb(pick_device(cfg.engine.device))))
 
 
 def _mirror(

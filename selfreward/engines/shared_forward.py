@@ -204,7 +204,7 @@ def _only(decoder: Any, places_P: Tensor) -> AbstractContextManager[None]:
 
     One with routed experts, or under another name than most models give it, is left as it is.
     """
-    feed_forward = getattr(getattr(decoder, "layers", [None])[-1], "mlp", None)
+    feed_forward: Any = getattr(getattr(decoder, "layers", [None])[-1], "mlp", None)
     if not hasattr(feed_forward, "down_proj"):
         return nullcontext()
     whole = feed_forward.forward

@@ -5,17 +5,16 @@ The plan never changes what is made: not the batch of a step, not the longest te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import psutil
-
+from selfreward import cap
 from selfreward.cap import GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError
-from selfreward.group import local_processes
 from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
@@ -44,19 +43,36 @@ class Plan:
         cfg: the run's settings.
         device: `cpu`, `cuda` or `mps`.
         limit_gb: GiB that may be taken; by default `memory.cap_gb` on CUDA, else `memory.ram_gb` or what there is.
+        available_gb: GiB that this process could take, where it is to run here: of a GPU never more than these.
         like: a plan for the same run with another limit, whose costs hold here too.
 
     Raises `ConfigError` for what does not fit, with the nearest setting that would.
     """
 
     def __init__(
-        self, config: Any, cfg: RunConfig, device: str, limit_gb: float | None = None, like: Plan | None = None
+        self,
+        config: Any,
+        cfg: RunConfig,
+        device: str,
+        *,
+        limit_gb: float | None = None,
+        available_gb: float | None = None,
+        like: Plan | None = None,
     ) -> None:
         self._cfg = cfg
         self._kind = "cuda" if device == "cuda" else "cpu"
         self.costs = like.costs if like else Costs(config, cfg, self._kind)
         self.limit_key = "memory.cap_gb" if self._kind == "cuda" else "memory.ram_gb"
-        self.limit_gb = limit_gb or self._default_limit()
+        is_gpu = self._kind == "cuda"
+        there = available_gb or (math.inf if is_gpu else cap.available_gb("cpu"))
+        self._wanted_gb = limit_gb or (cfg.memory.cap_gb if is_gpu else cfg.memory.ram_gb) or there
+        self.limit_gb = min(self._wanted_gb, there) if is_gpu else self._wanted_gb
+        self._is_small = self.limit_gb < self._wanted_gb  # the GPU: then a larger cap would help nobody
+
+    @property
+    def limit_name(self) -> str:
+        """What sets the limit."""
+        return "free on the GPU" if self._is_small else self.limit_key
 
     @property
     def preflight(self) -> bool:
@@ -164,8 +180,9 @@ class Plan:
         others = sum(self.costs.serving(concurrency).values())
         left = int(self.limit_gb * GIB) - others
         if left < one:
-            enough = f"set {self.limit_key}={tenth_up(others + one):g}, or lower sampling.max_prompt_tokens"
-            raise ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"a vLLM server does not fit; {enough}")
+            shorter = "lower sampling.max_prompt_tokens"
+            remedy = shorter if self._is_small else f"set {self.limit_key}={tenth_up(others + one):g}, or {shorter}"
+            raise self._over(f"a vLLM server needs {tenth_up(others + one):g} GiB", remedy)
         return min(left, concurrency * one)
 
     def _largest(self, phase: str, wanted: int | None, most: int, least: int, cost: Callable[[int], Parts]) -> int:
@@ -174,18 +191,18 @@ class Plan:
                 return size
         raise self._refusal(phase, sum(cost(wanted or least).values()))
 
-    def _default_limit(self) -> float:
-        if self._kind == "cuda":
-            return self._cfg.memory.cap_gb
-        return self._cfg.memory.ram_gb or psutil.virtual_memory().total / GIB / local_processes()
-
     def _holds(self, total: int) -> bool:
         return total <= self.limit_gb * GIB
 
     def _refusal(self, phase: str, taken: int) -> ConfigError:
         remedy = nearest(self.costs, int(self.limit_gb * GIB))
-        enough = f"{self.limit_key}={tenth_up(needed(self.costs)):g}"
-        choices = f"{remedy} or {enough}" if remedy else enough
-        return ConfigError(
-            self.limit_key, f"{self.limit_gb:.4g}", f"{phase} needs {tenth_up(taken):g} GiB; use {choices}"
-        )
+        more = None if self._is_small else f"{self.limit_key}={tenth_up(needed(self.costs)):g}"
+        choices = " or ".join(choice for choice in (remedy, more) if choice) or "a smaller model, or a larger GPU"
+        return self._over(f"{phase} needs {tenth_up(taken):g} GiB", f"use {choices}")
+
+    def _over(self, needs: str, remedy: str) -> ConfigError:
+        """The refusal of what does not fit."""
+        if self._is_small:
+            free = f", and {self.limit_gb:.4g} of this GPU are free"
+            return ConfigError(self.limit_key, f"{self._wanted_gb:g}", f"{needs}{free}; {remedy}")
+        return ConfigError(self.limit_key, f"{self.limit_gb:.4g}", f"{needs}; {remedy}")

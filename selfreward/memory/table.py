@@ -34,5 +34,5 @@ def plan_table(plan: Plan) -> Table:
         table.add_row(part, *(f"{parts[part] / GIB:.2f}" if part in parts else "" for parts in phases.values()))
     table.add_section()
     table.add_row("sum", *(f"{sum(parts.values()) / GIB:.2f}" for parts in phases.values()), style="bold")
-    table.add_row(plan.limit_key, *[f"{plan.limit_gb:.2f}"] * len(phases))
+    table.add_row(plan.limit_name, *[f"{plan.limit_gb:.2f}"] * len(phases))
     return table

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
-from selfreward.cap import enforce_cap
+from selfreward.cap import available_gb, enforce_cap
 from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.roles import Role, engine_name, engine_settings, settings_of
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 class Tools:
     """What a stage runs with. A setting that changes a result reaches a stage as its configuration, not from here.
 
-    `say` is told of the memory plan, when there is something to compute.
+    `say` is told of the memory plan, when there is something to compute. `available_gb` is what each of several
+    processes could take; None: what this one finds.
     """
 
     pool: Pool
     model_folder: Path
     cfg: RunConfig
     say: Callable[[Any], None] = field(default=lambda _: None)
+    available_gb: float | None = None
 
     def seed_file(self, key: str) -> str | None:
         """Where a file of what people wrote is."""
@@ -60,7 +62,9 @@ class Tools:
         from selfreward.memory.table import plan_table
         from selfreward.models import pick_device
 
-        plan = Plan(AutoConfig.from_pretrained(self.model_folder), self.cfg, pick_device(self.cfg.engine.device))
+        device = pick_device(self.cfg.engine.device)
+        config, there = AutoConfig.from_pretrained(self.model_folder), self.available_gb or available_gb(device)
+        plan = Plan(config, self.cfg, device, available_gb=there)
         plan.check()
         self.say(plan_table(plan))
         return plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfreward.cap import GIB, MemoryMeter, enforce_cap
+from selfreward.cap import GIB, MemoryMeter, available_gb, enforce_cap
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.store import digests
 from tests.loop.helpers import run_loop
@@ -29,6 +29,15 @@ def test_the_cap_is_kept_by_the_allocator() -> None:
             torch.empty(2 * GIB, dtype=torch.uint8, device="cuda")
     finally:
         enforce_cap(1e6)
+
+
+def test_what_is_free_is_less_than_the_card_and_what_was_freed_is_free() -> None:
+    total = torch.cuda.get_device_properties(0).total_memory / GIB
+    before = available_gb("cuda")
+    block = torch.empty(GIB // 4, dtype=torch.uint8, device="cuda")
+    del block  # the allocator keeps it
+    assert before == pytest.approx(available_gb("cuda"), abs=0.1)
+    assert 0 < before < total
 
 
 def test_the_meter_measures_the_stage_and_not_what_came_before() -> None:

@@ -188,7 +188,7 @@ def test_rows_and_scoring_tokens_are_halved_until_they_fit(phase: str, amounts: 
     name = {"sampling": "sampling_rows", "scoring": "scoring_tokens"}[phase]
 
     def chosen(limit: int, explicit: int | None = None) -> int:
-        return getattr(Plan(tiny(), short(**{f"memory__{name}": explicit}), "cpu", limit / GIB), name)
+        return getattr(Plan(tiny(), short(**{f"memory__{name}": explicit}), "cpu", limit_gb=limit / GIB), name)
 
     plan = Plan(tiny(), short(), "cpu")
     takes = {amount: sum(getattr(plan.costs, phase)(amount).values()) for amount in amounts}
@@ -211,7 +211,7 @@ def test_the_second_copy_of_the_weights_is_kept_where_it_fits_and_costs_no_rows(
     assert plan.sampling["blocked weights"] == plan.costs.blocked_weights == layers + adapter
     rows, enough = plan.sampling_rows, sum(plan.sampling.values())
     for limit, fits in ((enough, True), (enough - 1, False)):
-        tight = Plan(tiny(), short(), "cpu", limit / GIB, like=plan)
+        tight = Plan(tiny(), short(), "cpu", limit_gb=limit / GIB, like=plan)
         assert (tight.blocked_weights, tight.sampling_rows) == (fits, rows)
     assert not Plan(tiny(), short(speed__blocked_weights=False), "cpu").blocked_weights
     assert not Plan(tiny(), short(), "cuda").blocked_weights
@@ -232,7 +232,7 @@ def test_what_a_policy_writes_besides_answers_is_planned_for(plan: Plan, written
 
 def test_tuning_is_cut_to_fit_as_training_is() -> None:
     def fit(limit: float | None = None) -> TrainingFit:
-        return Plan(tiny(), short(tuning__batch_size=8), "cpu", limit).fit_tuning([(40, 12)] * 20)
+        return Plan(tiny(), short(tuning__batch_size=8), "cpu", limit_gb=limit).fit_tuning([(40, 12)] * 20)
 
     whole = fit()
     assert (whole.micro_batch, whole.gradient_checkpointing) == (8, False)
@@ -289,6 +289,8 @@ def test_the_limit_is_the_device_s() -> None:
     assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cuda").limit_gb == 10
     assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cpu").limit_gb == 3
     assert Plan(tiny(), short(), "cpu").limit_gb == psutil.virtual_memory().total / GIB
+    assert Plan(tiny(), short(), "cuda", available_gb=23.5).limit_gb == 23.5  # a smaller card than the cap allows for
+    assert Plan(tiny(), short(memory__cap_gb=10), "cuda", available_gb=23.5).limit_gb == 10
     preflights = [Plan(tiny(), short(memory__ram_gb=ram), d).preflight for d, ram in [("cuda", None), ("cpu", 3)]]
     assert preflights == [True, True]
     assert not Plan(tiny(), short(), "cpu").preflight

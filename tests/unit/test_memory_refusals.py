@@ -38,6 +38,19 @@ def test_what_was_set_too_large_is_named_with_what_would_fit(key: str, value: in
         Plan(tiny(), cfg, "cpu").check()
 
 
+def test_on_a_small_gpu_no_larger_cap_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Plan(LLAMA_8B, default(memory__micro_batch=4), "cuda", available_gb=18).check()
+    said = r"memory\.cap_gb=64: training needs \S+ GiB, and 18 of this GPU are free; use memory\.micro_batch=1 [^;]*"
+    assert re.fullmatch(said, str(caught.value))
+    assert "cap_gb" not in caught.value.remedy
+
+
+def test_where_nothing_helps_on_a_small_gpu_another_model_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"and 1 of this GPU are free; use a smaller model, or a larger GPU$"):
+        Plan(LLAMA_8B, default(train__quantization="nf4"), "cuda", available_gb=1).check()
+
+
 @slow
 def test_settings_are_named_together_where_one_is_not_enough() -> None:
     with pytest.raises(ConfigError, match=r"use .*train\.quantization=nf4 or memory\.cap_gb=") as caught:

@@ -150,7 +150,7 @@ def test_where_that_is_too_much_the_cache_takes_what_weights_and_server_leave_of
 def test_a_server_without_room_for_one_text_is_refused_with_the_cap_that_would_do() -> None:
     plan = served(memory__cap_gb=18.0)
     with pytest.raises(
-        ConfigError, match=r"^memory\.cap_gb=18: a vLLM server does not fit; set memory\.cap_gb="
+        ConfigError, match=r"^memory\.cap_gb=18: a vLLM server needs \S+ GiB; set memory\.cap_gb="
     ) as caught:
         plan.served_cache(64)
     enough = float(str(caught.value).split("set memory.cap_gb=")[1].split(",")[0])
