@@ -63,10 +63,9 @@ class Plan:
         self._kind = "cuda" if device == "cuda" else "cpu"
         self.costs = like.costs if like else Costs(config, cfg, self._kind)
         self.limit_key = "memory.cap_gb" if self._kind == "cuda" else "memory.ram_gb"
-        is_gpu = self._kind == "cuda"
-        there = available_gb or (math.inf if is_gpu else cap.available_gb("cpu"))
-        self._wanted_gb = limit_gb or (cfg.memory.cap_gb if is_gpu else cfg.memory.ram_gb) or there
-        self.limit_gb = min(self._wanted_gb, there) if is_gpu else self._wanted_gb
+        there = available_gb or (cap.available_gb("cpu") if self.on_cpu else math.inf)
+        self._wanted_gb = limit_gb or (cfg.memory.ram_gb if self.on_cpu else cfg.memory.cap_gb) or there
+        self.limit_gb = self._wanted_gb if self.on_cpu else min(self._wanted_gb, there)
         self._is_small = self.limit_gb < self._wanted_gb  # the GPU: then a larger cap would help nobody
 
     @property
