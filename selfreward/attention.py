@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,6 +43,67 @@ def sdpa(query_AND: Tensor, key_KMD: Tensor, value_KME: Tensor, scaling: float |
     return scaled_dot_product_attention(
         query_AND[None], key_KMD[None], value_KME[None], attn_mask=mask, scale=scaling, enable_gqa=True
     )[0]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where texts end in a row that holds one after the other: the tokens before each and in all, and the longest."""
+
+    ends: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device, *, least: int = 0) -> Ends:
+        """Of texts of these lengths. The longest counts as `least` at least."""
+        ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return cls(ends, max(least, *lengths))
+
+
+def has_ragged(key: Tensor, value: Tensor) -> bool:
+    """Whether `ragged` can compute with such keys and values (..., D): on NVIDIA's cards from Ampere on, in 16 bits."""
+    return (
+        key.is_cuda
+        and torch.version.cuda is not None
+        and key.dtype in (torch.bfloat16, torch.float16)
+        and key.shape[-1] % 8 == 0
+        and key.shape[-1] <= 256
+        and key.shape[-1] == value.shape[-1]
+        and torch.cuda.get_device_capability(key.device) >= (8, 0)
+    )
+
+
+def ragged(
+    query_NAD: Tensor,
+    key_MKD: Tensor,
+    value_MKD: Tensor,
+    queries: Ends,
+    keys: Ends,
+    scaling: float,
+    *,
+    causal: bool = False,
+    used: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of many texts of unlike length by one kernel (FlashAttention 2, arXiv 2307.08691).
+
+    Returns outputs (N, A, D) and the logarithms (A, N) of the sums that softmax divides by. A text's queries see all of
+    its keys, or of these the first `used` (texts); if `causal`, the queries are the last of its places, and see what
+    came before and themselves.
+    """
+    output_NAD, total_AN, *_ = torch.ops.aten._flash_attention_forward(
+        query_NAD,
+        key_MKD,
+        value_MKD,
+        queries.ends,
+        keys.ends,
+        queries.longest,
+        keys.longest,
+        0.0,  # dropout
+        causal,
+        False,  # no copy of the weights
+        scale=scaling,
+        seqused_k=used,
+    )
+    return output_NAD, total_AN
 
 
 KERNELS: dict[str, Kernel] = {"eager": eager, "sdpa": sdpa}

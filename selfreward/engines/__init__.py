@@ -73,6 +73,7 @@ def _hf(host: Host, engine: EngineConfig) -> Engine:
         plan.scoring_tokens,
         merge_adapter=engine.merge_adapter,
         blocked_weights=plan.blocked_weights,
+        cuda_graphs=host.cfg.speed.cuda_graphs,
         ram_gb=host.cfg.memory.ram_gb,
     )
 

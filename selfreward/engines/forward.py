@@ -26,6 +26,10 @@ class Forward(Protocol):
 
     computed: int
 
+    def drops(self, finished: int, rows: int, steps: int) -> bool:
+        """Whether it pays to drop the finished ones of so many answers, with at most `steps` still to come."""
+        ...
+
     def ready(self) -> AbstractContextManager[None]:
         """All passes are made within it."""
         ...
@@ -50,3 +54,11 @@ class Prompts(Protocol):
         """The last states (P, H) of the prompts at these places, and `answers` empty answers to each, of `steps` tokens
         at most."""
         ...
+
+
+_DROP_SHARE = 0.125
+
+
+def many_finished(finished: int, rows: int) -> bool:
+    """Whether finished answers are worth a copy of the keys and values of all others."""
+    return finished >= max(1, _DROP_SHARE * rows)

@@ -25,8 +25,6 @@ from selfreward.errors import ModelError
 from selfreward.head import Head
 from selfreward.models import Models
 
-_DROP_SHARE = 0.125  # finished rows are dropped once they are this share of the batch: each drop copies keys and values
-
 
 class HFEngine:
     """Samples and scores with the base model of `models`.
@@ -36,6 +34,7 @@ class HFEngine:
         scoring_tokens: tokens in one pass over given texts.
         merge_adapter: fold the adapter into the weights while sampling.
         blocked_weights: sample with a second copy of the weights, laid out for it, where the machine can.
+        cuda_graphs: have a GPU record steps of decoding and replay them.
         ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
             whose memory runs out.
 
@@ -51,6 +50,7 @@ class HFEngine:
         *,
         merge_adapter: bool,
         blocked_weights: bool = True,
+        cuda_graphs: bool = True,
         ram_gb: float | None = None,
     ) -> None:
         self._ram_gb = ram_gb
@@ -59,6 +59,7 @@ class HFEngine:
         self._scoring_tokens = scoring_tokens
         self._merge = merge_adapter
         self._block = blocked_weights
+        self._records = cuda_graphs
         self.decoded = self.kept = 0
 
     @property
@@ -132,7 +133,7 @@ class HFEngine:
     def _forward(self) -> Forward:
         model, check = self._models.base, partial(check_resident, self._ram_gb)
         if model.config._attn_implementation in KERNELS and is_exchangeable(model):
-            return SharedForward(model, self._scoring_tokens, check)
+            return SharedForward(model, self._scoring_tokens, check, records=self._records)
         return PaddedForward(model, self.chat.tokenizer.pad_token_id, self._scoring_tokens, check)
 
     def _sample_batches(self, requests: Sequence[SampleRequest]) -> Iterator[list[int]]:
@@ -167,37 +168,31 @@ class HFEngine:
         state_BH = state_PH.repeat_interleave(answers, 0)
         advance(0, self._forward.computed - before)
 
-        tokens: list[list[int]] = [[] for _ in range(total)]
-        logprobs: list[list[float]] = [[] for _ in range(total)]
-        finished = [False] * total
-        rows = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
+        made = _Answers(total, decoding.max_new_tokens, self._models.device)
+        answer_B = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
         open_B = torch.ones(total, dtype=torch.bool, device=state_BH.device)
+        were_open = total
         for step in range(decoding.max_new_tokens):
-            token_B, logprob_B = self._draw(state_BH, uniforms_BT[rows, step], decoding, product)
+            token_B, logprob_B = self._draw(state_BH, uniforms_BT[answer_B, step], decoding, product)
             ended_B = torch.isin(token_B, ends)
-            for row, token, logprob, ended, is_open in zip(
-                rows.tolist(), token_B.tolist(), logprob_B.tolist(), ended_B.tolist(), open_B.tolist(), strict=True
-            ):
-                if is_open:
-                    tokens[row].append(token)
-                    logprobs[row].append(logprob)
-                    finished[row] = ended
-            self.decoded += len(rows)
-            were_open = int(open_B.sum())
-            self.kept += were_open
+            made.add(step, answer_B, token_B, logprob_B, open_B, ended_B)
             open_B &= ~ended_B
             still_open = int(open_B.sum())
+            self.decoded += len(answer_B)
+            self.kept += were_open
             steps_saved = (were_open - still_open) * (decoding.max_new_tokens - step - 1)
             advance((were_open + steps_saved) / (answers * decoding.max_new_tokens), were_open)
+            were_open = still_open
             if not still_open or step == decoding.max_new_tokens - 1:
                 break
-            if len(rows) - still_open >= max(1, _DROP_SHARE * len(rows)):
+            rows = len(answer_B)
+            if self._forward.drops(rows - still_open, rows, decoding.max_new_tokens - step - 1):
                 kept = open_B.nonzero()[:, 0]
                 growing.keep(kept)
-                rows, token_B, open_B = rows[kept], token_B[kept], open_B[kept]
+                answer_B, token_B, open_B = answer_B[kept], token_B[kept], open_B[kept]
             state_BH = growing.step(token_B)
-        made = [Completion(t, p, f) for t, p, f in zip(tokens, logprobs, finished, strict=True)]
-        return [made[start : start + answers] for start in range(0, total, answers)]
+        completions = made.completions()
+        return [completions[start : start + answers] for start in range(0, total, answers)]
 
     def _draw(
         self, state_BH: Tensor, uniform_B: Tensor, decoding: Decoding, product: OutputProduct | None
@@ -224,3 +219,28 @@ class HFEngine:
                 f"a sequence of {tokens} tokens is beyond the model's {limit}: lower sampling.max_prompt_tokens, "
                 "sampling.max_new_tokens or judge.max_new_tokens"
             )
+
+
+class _Answers:
+    """Answers as they grow, on the device: nothing is fetched before the end."""
+
+    def __init__(self, total: int, steps: int, device: torch.device) -> None:
+        self._token_AT = torch.zeros(total, steps, dtype=torch.long, device=device)
+        self._logprob_AT = torch.zeros(total, steps, device=device)
+        self._length_A = torch.zeros(total, dtype=torch.long, device=device)
+        self._finished_A = torch.zeros(total, dtype=torch.bool, device=device)
+
+    def add(
+        self, step: int, answer_B: Tensor, token_B: Tensor, logprob_B: Tensor, open_B: Tensor, ended_B: Tensor
+    ) -> None:
+        """A step's tokens; those of answers that are no longer open come after an answer's end, and don't count."""
+        self._token_AT[answer_B, step] = token_B
+        self._logprob_AT[answer_B, step] = logprob_B
+        self._length_A[answer_B] += open_B
+        self._finished_A[answer_B] |= open_B & ended_B
+
+    def completions(self) -> list[Completion]:
+        """All of them, in their order."""
+        columns = (self._token_AT, self._logprob_AT, self._length_A, self._finished_A)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [Completion(tokens[:length], logprobs[:length], done) for tokens, logprobs, length, done in rows]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from selfreward.engines.forward import many_finished
 from selfreward.engines.halving import halving
 
 
@@ -34,6 +35,10 @@ class PaddedForward:
     def ready(self) -> AbstractContextManager[None]:
         """Nothing needs to be done."""
         return nullcontext()
+
+    def drops(self, finished: int, rows: int, steps: int) -> bool:
+        """Once they are many."""
+        return many_finished(finished, rows)
 
     def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Of each row's last token."""

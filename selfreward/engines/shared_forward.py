@@ -11,10 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfreward.engines.forward import many_finished
+from selfreward.engines.fused_norms import FusedNorms
 from selfreward.engines.halving import halving
+from selfreward.engines.passes import Piece
 from selfreward.engines.patched import patched
-from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, Layers, TreeKeys
+from selfreward.engines.ragged_keys import RaggedAnswerKeys
+from selfreward.engines.recorded import Recorded, can_record
+from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
 from selfreward.prefix_tree import Node, prefix_tree
+
+_RECORDING_STEPS = 16
+"""What a recording takes, in steps that are replayed."""
 
 
 class SharedForward:
@@ -24,23 +32,33 @@ class SharedForward:
         model: the causal model.
         tokens: the most tokens in one pass over given texts.
         check: called after each pass; raises where memory is short.
+        records: have a GPU record steps of decoding, where the model can be recorded.
     """
 
-    def __init__(self, model: Any, tokens: int, check: Callable[[], None]) -> None:
+    def __init__(self, model: Any, tokens: int, check: Callable[[], None], *, records: bool = True) -> None:
+        self.records = records and can_record(model)
         self._model = model
         self._tokens = tokens
         self._check = check
         self._kernel = model.config._attn_implementation
         self.computed = 0
+        self._norms = FusedNorms(model) if model.device.type == "cuda" else None
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Exchange the model's attention for as long as passes are made."""
+        """Exchange the model's attention, and on a GPU its norms, for as long as passes are made."""
         self._model.set_attn_implementation(SHARED_KEYS)
         try:
-            yield
+            with self._norms.ready() if self._norms else nullcontext():
+                yield
         finally:
             self._model.set_attn_implementation(self._kernel)
+
+    def drops(self, finished: int, rows: int, steps: int) -> bool:
+        """Once they are many; where steps are recorded, not before what they would cost exceeds another recording."""
+        if not self.records:
+            return many_finished(finished, rows)
+        return 2 * finished >= rows and finished * steps > _RECORDING_STEPS * rows
 
     def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Of each row's last token."""
@@ -64,13 +82,16 @@ class SharedForward:
     def run(self, ids_BN: Tensor, positions_BN: Tensor, keys: Any) -> Tensor:
         """One pass: final states (B, N, H)."""
         output: Any = self._model.get_decoder()(input_ids=ids_BN, position_ids=positions_BN, use_cache=False, keys=keys)
-        self.computed += ids_BN.numel()
-        self._check()
         return output.last_hidden_state
 
+    def count(self, tokens: int) -> None:
+        """Say that a pass was made."""
+        self.computed += tokens
+        self._check()
+
     def run_nodes(
-        self, nodes: Sequence[Node], before: Sequence[Sequence[Layers]], *, keep: bool, ends_only: bool
-    ) -> tuple[Tensor, list[Layers]]:
+        self, nodes: Sequence[Node], before: Sequence[Sequence[Piece]], *, keep: bool, ends_only: bool
+    ) -> tuple[Tensor, list[Piece]]:
         """States (N, H) of these nodes' tokens, one after the other, or of the last one of each; their keys and values,
         if they are to be kept."""
         device = self._model.device
@@ -78,11 +99,16 @@ class SharedForward:
         positions_N = torch.cat([torch.arange(n.start, n.start + len(n.token_ids), device=device) for n in nodes])
         lengths = [len(node.token_ids) for node in nodes]
         keys = TreeKeys(lengths, before, self._kernel, keep=keep)
-        if not ends_only:
-            return self.run(ids_N[None], positions_N[None], keys)[0], keys.made
         ends_P = torch.tensor(lengths, device=device).cumsum(0) - 1
-        with _only(self._model.get_decoder(), ends_P):
-            return self.run(ids_N[None], positions_N[None], keys)[0, ends_P], keys.made
+        with _only(self._model.get_decoder(), ends_P) if ends_only else nullcontext():
+            state_NH = self.run(ids_N[None], positions_N[None], keys)[0]
+        self.count(len(ids_N))
+        return state_NH[ends_P] if ends_only else state_NH, keys.made
+
+    @property
+    def device(self) -> torch.device:
+        """On which all is computed."""
+        return self._model.device
 
     @property
     def tokens(self) -> int:
@@ -97,7 +123,7 @@ class SharedPrompts:
         self._forward = forward
         self._nodes = prefix_tree(rows)
         self._leaves = {node.row: place for place, node in enumerate(self._nodes) if node.row is not None}
-        self._made: dict[int, Layers] = {}
+        self._made: dict[int, Piece] = {}
         for level in self._shared_levels():
             lengths = {place: len(self._nodes[place].token_ids) for place in level}
             for batch, (_, made) in halving(by_length(lengths, forward.tokens), self._compute):
@@ -107,14 +133,14 @@ class SharedPrompts:
         """The rows in batches, the longest first."""
         return by_length({row: len(self._nodes[self._leaves[row]].token_ids) for row in rows}, self._forward.tokens)
 
-    def compute(self, batch: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers]]:
+    def compute(self, batch: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Piece]]:
         """The last states (P, H) of these rows; the keys and values of their own parts, if they are to be kept."""
         return self._compute([self._leaves[row] for row in batch], keep=keep)
 
     def open(self, batch: Sequence[int], answers: int, steps: int) -> tuple[Tensor, SharedAnswers]:
         """Answers to the rows of a batch."""
         states: dict[int, Tensor] = {}
-        own: dict[int, Layers] = {}
+        own: dict[int, Piece] = {}
         for part, (state_PH, made) in halving(self.batches(batch), self.compute):
             states.update(zip(part, state_PH, strict=True))
             own.update(zip(part, made, strict=True))
@@ -128,7 +154,7 @@ class SharedPrompts:
             for chain, row in zip(chains, batch, strict=True)
         ]
         lengths = [self._length(row) for row in batch]
-        keys = AnswerKeys(common, rest, answers, steps)
+        keys = answer_keys(common, rest, answers, steps, self._forward.device)
         return torch.stack([states[row] for row in batch]), SharedAnswers(self._forward, keys, lengths, answers)
 
     def _shared_levels(self) -> Iterable[list[int]]:
@@ -139,7 +165,7 @@ class SharedPrompts:
                 levels[len(self._chain(node))].append(place)
         return levels.values()
 
-    def _compute(self, places: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Layers]]:
+    def _compute(self, places: Sequence[int], *, keep: bool = True) -> tuple[Tensor, list[Piece]]:
         nodes = [self._nodes[place] for place in places]
         return self._forward.run_nodes(nodes, [self._before(node) for node in nodes], keep=keep, ends_only=True)
 
@@ -156,29 +182,44 @@ class SharedPrompts:
             parent = self._nodes[parent].parent
         return chain
 
-    def _before(self, node: Node) -> list[Layers]:
+    def _before(self, node: Node) -> list[Piece]:
         return [self._made[place] for place in self._chain(node)]
 
 
 class SharedAnswers:
     """Answers to prompts whose keys and values are there."""
 
-    def __init__(self, forward: SharedForward, keys: AnswerKeys, lengths: Sequence[int], answers: int) -> None:
+    def __init__(
+        self, forward: SharedForward, keys: AnswerKeys | RaggedAnswerKeys, lengths: Sequence[int], answers: int
+    ) -> None:
         self._forward = forward
         self._keys = keys
-        self._positions_B = torch.tensor(lengths, device=keys.device).repeat_interleave(answers)
+        device = keys.device
+        self._position_B1 = torch.tensor(lengths, device=device).repeat_interleave(answers)[:, None]
+        self._token_B1 = torch.zeros_like(self._position_B1)
+        self._recorded = Recorded(self._compute) if forward.records else None
 
     def step(self, token_B: Tensor) -> Tensor:
-        """One more token each."""
-        state_B1H = self._forward.run(token_B[:, None], self._positions_B[:, None], self._keys)
-        self._keys.advance()
-        self._positions_B = self._positions_B + 1
-        return state_B1H[:, 0]
+        """One more token each. The states are overwritten by the next step."""
+        if self._keys.make_room() and self._recorded:
+            self._recorded.forget()
+        self._token_B1.copy_(token_B[:, None])
+        state_BH = self._recorded() if self._recorded else self._compute()
+        self._forward.count(len(token_B))
+        return state_BH
 
     def keep(self, rows: Tensor) -> None:
         """Drop all answers but these."""
         self._keys.keep(rows)
-        self._positions_B = self._positions_B[rows]
+        self._position_B1, self._token_B1 = self._position_B1[rows], self._token_B1[rows]
+        if self._recorded:
+            self._recorded.forget()
+
+    def _compute(self) -> Tensor:
+        state_B1H = self._forward.run(self._token_B1, self._position_B1, self._keys)
+        self._keys.advance()
+        self._position_B1 += 1
+        return state_B1H[:, 0]
 
 
 def by_length(lengths: Mapping[int, int], tokens: int) -> Iterator[list[int]]:

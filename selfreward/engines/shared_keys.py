@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfreward.attention import KERNELS
-
-Layers = list[tuple[Tensor, Tensor]]
-"""Of each layer keys (K, L, D) and values (K, L, E)."""
+from selfreward.attention import KERNELS, has_ragged
+from selfreward.engines.passes import Gathering, Pass, Piece, pieces_of
+from selfreward.engines.ragged_keys import RaggedAnswerKeys, RaggedTreeKeys
 
 SHARED_KEYS = "shared_keys"
 """The name under which transformers knows this attention."""
@@ -56,35 +55,45 @@ class TreeKeys:
 
     Args:
         lengths: tokens of each part.
-        before: of each part the keys and values of what came before it, in pieces.
+        before: of each part what came before it, in pieces.
         kernel: a key of `KERNELS`.
         keep: whether others will come after these parts.
 
-    `made` has the parts' own keys and values, once the model has run, if they are kept.
+    `made` has the parts themselves. Their keys and values are there once the model has run, if they are kept.
     """
 
     def __init__(
-        self, lengths: Sequence[int], before: Sequence[Sequence[Layers]], kernel: str, *, keep: bool = True
+        self, lengths: Sequence[int], before: Sequence[Sequence[Piece]], kernel: str, *, keep: bool = True
     ) -> None:
         self._keep = keep
         self._lengths = list(lengths)
         self._before = before
         self._kernel = KERNELS[kernel]
-        self.made: list[Layers] = [[] for _ in lengths]
+        self._pass = Pass(sum(lengths))
+        self._ragged: RaggedTreeKeys | None = None
+        self.made = pieces_of(self._pass, lengths)
 
     def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
-        """Part by part."""
-        queries, keys, values = (t[0].split(self._lengths, 1) for t in (query_BAND, key_BKND, value_BKNE))
+        """All parts at once where the device has a kernel for that, else part by part."""
+        if not self._keep:
+            self._pass.layers.clear()
+        self._pass.layers[layer] = (key_BKND[0], value_BKNE[0])
+        if has_ragged(key_BKND, value_BKNE):
+            self._ragged = self._ragged or RaggedTreeKeys(self._before, self.made, query_BAND.device)
+            return self._ragged.attend(layer, query_BAND[0], scale)[None]
         outputs: list[Tensor] = []
-        for query_AND, key_KND, value_KNE, before, made in zip(
-            queries, keys, values, self._before, self.made, strict=True
-        ):
-            if self._keep:
-                made.append((key_KND, value_KNE))
-            seen_keys = torch.cat([*(piece[layer][0] for piece in before), key_KND], 1)
-            seen_values = torch.cat([*(piece[layer][1] for piece in before), value_KNE], 1)
-            outputs.append(self._kernel(query_AND, seen_keys, seen_values, scale))
+        for query_AND, before, own in zip(query_BAND[0].split(self._lengths, 1), self._before, self.made, strict=True):
+            keys, values = zip(*(piece.at(layer) for piece in (*before, own)), strict=True)
+            outputs.append(self._kernel(query_AND, torch.cat(keys, 1), torch.cat(values, 1), scale))
         return torch.cat(outputs, 1).transpose(0, 1)[None].contiguous()
+
+
+def answer_keys(
+    common: Sequence[Piece], prompts: Sequence[Sequence[Piece]], answers: int, steps: int, device: torch.device
+) -> AnswerKeys | RaggedAnswerKeys:
+    """`AnswerKeys`, or what does the same faster where the device has a kernel for it."""
+    kind = RaggedAnswerKeys if has_ragged(*prompts[0][0].at(0)) else AnswerKeys
+    return kind(common, prompts, answers, steps, device)
 
 
 class AnswerKeys:
@@ -99,31 +108,43 @@ class AnswerKeys:
         prompts: of each prompt the rest, in pieces.
         answers: answers of each prompt.
         steps: the most tokens that an answer will hand in.
+        device: of all of these.
     """
 
-    def __init__(self, common: Sequence[Layers], prompts: Sequence[Sequence[Layers]], answers: int, steps: int) -> None:
-        self._common = [_joined(pieces) for pieces in zip(*common, strict=True)]
-        lengths = [sum(piece[0][0].shape[1] for piece in pieces) for pieces in prompts]
-        self._prompts = [
-            _padded([_joined([piece[layer] for piece in pieces]) for pieces in prompts], max(lengths))
-            for layer in range(len(prompts[0][0]))
-        ]
-        device = prompts[0][0][0][0].device
-        beyond_PL = torch.arange(max(lengths), device=device) >= torch.tensor(lengths, device=device)[:, None]
+    def __init__(
+        self,
+        common: Sequence[Piece],
+        prompts: Sequence[Sequence[Piece]],
+        answers: int,
+        steps: int,
+        device: torch.device,
+    ) -> None:
+        gathering = Gathering(prompts, device)
+        layers = sorted(prompts[0][0].of.layers)
+        self._common = [_joined([piece.at(layer) for piece in common]) for layer in layers] if common else []
+        self._prompts = [_by_row(*gathering.at(layer, gathering.index_RM)) for layer in layers]
+        lengths_P = torch.tensor([sum(piece.length for piece in pieces) for pieces in prompts], device=device)
+        beyond_PL = torch.arange(gathering.index_RM.shape[1], device=device) >= lengths_P[:, None]
         self._beyond_BL = beyond_PL.repeat_interleave(answers, 0)
         self._answers = answers
         self._slots_B: Tensor | None = None  # of each row its place among these prompts' answers, if some are gone
         self._row_S = torch.empty(0)  # of each such place its row, or any row where it is gone
-        self._own: Layers = []
+        self._own = [
+            tuple(t.new_empty(len(self._beyond_BL), t.shape[1], 0, t.shape[3]) for t in pair) for pair in self._prompts
+        ]
         self._steps = steps
-        self._length = 0
+        self._taken = 0
+        self._place_1 = torch.zeros(1, dtype=torch.long, device=device)  # of the next token in the room for answers
         self._hidden_B11M: Tensor | None = None  # what a step's queries don't see
 
     def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
         """One query a row."""
         rows, heads = key_BKND.shape[:2]
         query_BKGD = query_BAND.reshape(rows, heads, -1, query_BAND.shape[-1])
-        own_key, own_value = self._extended(layer, key_BKND, value_BKNE)
+        own_key, own_value = (
+            room.index_copy_(2, self._place_1, new)
+            for room, new in zip(self._own[layer], (key_BKND, value_BKNE), strict=True)
+        )
         prompt_key, prompt_value = self._prompts[layer]
         scores = [self._of_prompts(query_BKGD, prompt_key.mT), query_BKGD @ own_key.mT]
         if self._common:
@@ -140,11 +161,23 @@ class AnswerKeys:
 
     @property
     def device(self) -> torch.device:
-        return self._beyond_BL.device
+        """Of all keys and values."""
+        return self._place_1.device
+
+    def make_room(self) -> bool:
+        """Before each step: see that there is room for its tokens. Whether more had to be made."""
+        self._taken += 1
+        room = self._own[0][0].shape[2]
+        if self._taken <= room:
+            return False
+        more = min(_ROOM, self._steps - room)
+        for layer, (key, value) in enumerate(self._own):
+            self._own[layer] = (_longer(key, more), _longer(value, more))
+        return True
 
     def advance(self) -> None:
         """Say that all layers have had this step."""
-        self._length += 1
+        self._place_1 += 1
         self._hidden_B11M = None
 
     def keep(self, rows: Tensor) -> None:
@@ -162,17 +195,6 @@ class AnswerKeys:
         for layer, (key, value) in enumerate(self._own):
             self._own[layer] = (key[rows], value[rows])
 
-    def _extended(self, layer: int, key_BKND: Tensor, value_BKNE: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's own keys and values, this step's among them, in rooms that grow now and then."""
-        if layer == len(self._own):
-            self._own.append((key_BKND[:, :, :0], value_BKNE[:, :, :0]))
-        key, value = self._own[layer]
-        if self._length == key.shape[2]:
-            more = min(_ROOM, self._steps - self._length)
-            key, value = self._own[layer] = _longer(key, more), _longer(value, more)
-        key[:, :, self._length], value[:, :, self._length] = key_BKND[:, :, 0], value_BKNE[:, :, 0]
-        return key, value
-
     def _of_prompts(self, rows_BKGX: Tensor, keys_PKXY: Tensor) -> Tensor:
         """Each row times its prompt's matrix; the rows of a prompt share one product."""
         (prompts, heads, _, width), groups = keys_PKXY.shape, rows_BKGX.shape[2]
@@ -186,7 +208,7 @@ class AnswerKeys:
     def _hidden(self, sizes: Sequence[int]) -> Tensor:
         """What is not there, by row and place: prompts are filled up to the longest, and answers have room to grow."""
         *common, _, own = sizes
-        beyond_L = torch.arange(own, device=self.device) > self._length
+        beyond_L = torch.arange(own, device=self.device) > self._place_1
         hidden_BM = torch.cat([self._beyond_BL, beyond_L.expand(len(self._beyond_BL), -1)], 1)
         return torch.nn.functional.pad(hidden_BM, (sum(common), 0))[:, None, None]
 
@@ -208,12 +230,5 @@ def _joined(pieces: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(keys, 1), torch.cat(values, 1)
 
 
-def _padded(parts: Sequence[tuple[Tensor, Tensor]], length: int) -> tuple[Tensor, Tensor]:
-    """Parts of unlike length as one tensor (P, K, L, D) each, filled up with zeros."""
-    made: list[Tensor] = []
-    for tensors in zip(*parts, strict=True):
-        whole = tensors[0].new_zeros(len(tensors), tensors[0].shape[0], length, tensors[0].shape[2])
-        for place, tensor in enumerate(tensors):
-            whole[place, :, : tensor.shape[1]] = tensor
-        made.append(whole)
-    return made[0], made[1]
+def _by_row(key_KPLD: Tensor, value_KPLE: Tensor) -> tuple[Tensor, Tensor]:
+    return key_KPLD.transpose(0, 1).contiguous(), value_KPLE.transpose(0, 1).contiguous()

@@ -175,7 +175,7 @@ class Costs:
         return self.fixed | {
             "keys and values": self.cache_bytes(rows * self._judged),
             "activations": self._forward_bytes(max(tokens, self._judged), rows * self._judged**2),
-            "head chunk": 2 * CHUNK_BYTES,
+            "head chunk": 2 * CHUNK_BYTES[self.kind],
         }
 
     def cache_bytes(self, tokens: int) -> int:
@@ -211,9 +211,15 @@ class Costs:
         cache = int(self.cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
         return self.fixed | {
             "keys and values": cache,
-            "activations": max(prefill - self.cache_bytes(rows * new), 0),  # done before the cache has grown
+            # Prompts are done before the cache has grown.
+            "activations": max(prefill - self.cache_bytes(rows * new), self._step_bytes(rows, prompt + new)),
             "head chunk": self._drawing_bytes(rows),
         }
+
+    def _step_bytes(self, rows: int, length: int) -> int:
+        """The scores of a step's attention, and of one more that is recorded, on a GPU; a CPU's are small."""
+        scores = rows * self._text.num_attention_heads * length
+        return 2 * scores * (2 * self._number_bytes + 8) if self.kind == "cuda" else 0
 
     def _drawing_bytes(self, rows: int) -> int:
         """The logits of a step's rows, and in float32 what is made of them: on a CPU, of a few rows at a time."""
@@ -259,7 +265,7 @@ class Costs:
         return getattr(self._text, "intermediate_size", None) or 4 * self._text.hidden_size
 
     def _head_bytes(self, tokens: int) -> int:
-        rows = min(max(CHUNK_BYTES // (4 * self._text.vocab_size), 1), tokens)
+        rows = min(max(CHUNK_BYTES[self.kind] // (4 * self._text.vocab_size), 1), tokens)
         return rows * self._text.vocab_size * (4 + 2 * self._number_bytes)
 
     @property

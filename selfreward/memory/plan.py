@@ -19,7 +19,7 @@ from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
 
-_SAMPLING_ROWS = {"cpu": 64, "cuda": 256}
+_SAMPLING_ROWS = {"cpu": 64, "cuda": 1024}
 
 
 @dataclass(frozen=True)

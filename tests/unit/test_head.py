@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from selfreward.errors import ModelError
-from selfreward.head import Head, check_head, log_total, mean_row, score_tokens, sharpen_, token_log_probs
+from selfreward.head import CHUNK_BYTES, Head, check_head, log_total, mean_row, score_tokens, sharpen_, token_log_probs
 
 VOCABULARY = 50
 CHUNKS = pytest.mark.parametrize("positions", [1, 3, 10, 1000])  # of ten: one by one, a last one alone, and all at once
@@ -26,7 +26,7 @@ def drawn() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def in_chunks_of(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
-    monkeypatch.setattr("selfreward.head.CHUNK_BYTES", 4 * VOCABULARY * positions)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * VOCABULARY * positions)
 
 
 # Scores of given tokens

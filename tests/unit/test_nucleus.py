@@ -54,7 +54,7 @@ def chi_square_p(observed: dict[int, int], expected: dict[int, float]) -> float:
 def test_tokens_are_drawn_as_often_as_the_textbook_says(
     monkeypatch: pytest.MonkeyPatch, temperature: float, top_p: float, likeliest: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(nucleus, "LIKELIEST", likeliest)
+    monkeypatch.setitem(nucleus.LIKELIEST, "cpu", likeliest)
     logits = random_logits(1, 20, spread=1.5)
     expected = textbook(logits[0].tolist(), temperature, top_p)
     tokens, _ = nucleus.draw(logits.expand(DRAWS, -1), uniforms(DRAWS), temperature, top_p)
@@ -104,10 +104,10 @@ def test_looking_at_the_likeliest_tokens_alone_draws_the_same_token_as_sorting_t
     monkeypatch: pytest.MonkeyPatch, spread: float, top_p: float
 ) -> None:
     logits, numbers = random_logits(100, 400, spread), uniforms(100)
-    monkeypatch.setattr(nucleus, "LIKELIEST", ())
+    monkeypatch.setitem(nucleus.LIKELIEST, "cpu", ())
     whole = nucleus.draw(logits, numbers, 0.8, top_p)
     for likeliest in ((1,), (20,), (200,), (5, 50)):
-        monkeypatch.setattr(nucleus, "LIKELIEST", likeliest)
+        monkeypatch.setitem(nucleus.LIKELIEST, "cpu", likeliest)
         short = nucleus.draw(logits, numbers, 0.8, top_p)
         assert torch.equal(short[0], whole[0])
         assert torch.equal(short[1], whole[1])

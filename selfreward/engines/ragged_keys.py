@@ -1,0 +1,151 @@
+"""What `shared_keys` does, where a GPU has a kernel for texts of unlike length: without padding or scores in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from selfreward.attention import Ends, ragged
+from selfreward.engines.passes import Gathering, Piece
+
+_ROOM = 128
+"""Tokens of an answer that there is room for at first; whenever it is full it is doubled, for a step that is recorded
+must be recorded again then."""
+
+
+class RaggedTreeKeys:
+    """Parts of texts in one row, one after the other, each of which sees itself and what came before it.
+
+    Args:
+        before: of each part what came before it, in pieces.
+        own: the parts, whose keys and values are there when their layer attends.
+        device: of all of these.
+    """
+
+    def __init__(self, before: Sequence[Sequence[Piece]], own: Sequence[Piece], device: torch.device) -> None:
+        rows = [[*pieces, part] for pieces, part in zip(before, own, strict=True)]
+        self._gathering, self._index_M, self._keys = _packed(rows, device)
+        self._queries = Ends.of([part.length for part in own], device)
+
+    def attend(self, layer: int, query_AND: Tensor, scale: float) -> Tensor:
+        """Outputs (N, A, D)."""
+        key_KMD, value_KMD = (tensor.transpose(0, 1) for tensor in self._gathering.at(layer, self._index_M))
+        query_NAD = query_AND.transpose(0, 1)
+        return ragged(query_NAD, key_KMD, value_KMD, self._queries, self._keys, scale, causal=True)[0]
+
+
+class RaggedAnswerKeys:
+    """Answers that grow by a token each step, side by side. What they see is held in three pieces, as in `AnswerKeys`.
+
+    Each piece is attended to by itself, and the three are put together by the totals of their softmaxes (Dao et al.,
+    arXiv 2205.14135, section 3.1).
+
+    Args:
+        common: what all prompts begin with, in pieces.
+        prompts: of each prompt the rest, in pieces.
+        answers: answers of each prompt.
+        steps: the most tokens that an answer will hand in.
+        device: of all of these.
+    """
+
+    def __init__(
+        self,
+        common: Sequence[Piece],
+        prompts: Sequence[Sequence[Piece]],
+        answers: int,
+        steps: int,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        layers = sorted(prompts[0][0].of.layers)
+        given = [_packed([common], device)] if common else []
+        given.append(_packed(prompts, device))
+        self._given = [
+            ([_by_token(gathering.at(layer, index_M)) for layer in layers], ends) for gathering, index_M, ends in given
+        ]
+        rows = len(prompts) * answers
+        self._prompt_B = torch.arange(len(prompts), device=device).repeat_interleave(answers)
+        self._queries = self._query_ends()
+        self._own = [
+            (key_MKD.new_zeros(rows, 0, *key_MKD.shape[1:]), value_MKD.new_zeros(rows, 0, *value_MKD.shape[1:]))
+            for key_MKD, value_MKD in self._given[-1][0]
+        ]
+        self._one_each = self._rooms = Ends.of([0] * rows, device)
+        self._steps = steps
+        self._taken = 0
+        self._place_1 = torch.zeros(1, dtype=torch.long, device=device)  # of the next token in the room for answers
+        self._used_B = torch.ones(rows, dtype=torch.int32, device=device)  # of an answer's tokens, with the next one
+
+    def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKND: Tensor, scale: float) -> Tensor:
+        """One query a row."""
+        query_BAD = query_BAND[:, :, 0]
+        pieces = [
+            ragged(query_BAD, *layers[layer], queries, keys, scale)
+            for (layers, keys), queries in zip(self._given, self._queries, strict=True)
+        ]
+        key_BLKD, value_BLKD = (
+            room.index_copy_(1, self._place_1, new.transpose(1, 2))
+            for room, new in zip(self._own[layer], (key_BKND, value_BKND), strict=True)
+        )
+        own = (key_BLKD.flatten(0, 1), value_BLKD.flatten(0, 1))
+        pieces.append(ragged(query_BAD, *own, self._one_each, self._rooms, scale, used=self._used_B))
+        outputs, totals = zip(*pieces, strict=True)
+        share_XBA1 = torch.stack(totals).softmax(0).transpose(1, 2)[..., None]
+        return (torch.stack(outputs) * share_XBA1).sum(0).to(query_BAD.dtype)[:, None]
+
+    def make_room(self) -> bool:
+        """Before each step: see that there is room for its tokens. Whether more had to be made."""
+        self._taken += 1
+        rows, room = self._own[0][0].shape[:2]
+        if self._taken <= room:
+            return False
+        more = min(max(room, _ROOM), self._steps - room)
+        for layer, (key, value) in enumerate(self._own):
+            self._own[layer] = (_longer(key, more), _longer(value, more))
+        self._lay_out(rows, room + more)
+        return True
+
+    def advance(self) -> None:
+        """Say that all layers have had this step."""
+        self._place_1 += 1
+        self._used_B += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all answers but these, which are in their order. What prompts there were stays."""
+        self._prompt_B, self._used_B = self._prompt_B[rows], self._used_B[rows]
+        self._queries = self._query_ends()
+        for layer, (key, value) in enumerate(self._own):
+            self._own[layer] = (key[rows], value[rows])
+        if self._own[0][0].shape[1]:
+            self._lay_out(len(rows), self._own[0][0].shape[1])
+
+    def _query_ends(self) -> list[Ends]:
+        """Of each piece the queries that see it: all rows as one, and those of each prompt."""
+        counts = torch.bincount(self._prompt_B, minlength=len(self._given[-1][1].ends) - 1).tolist()
+        seen = [*([len(self._prompt_B)] for _ in self._given[1:]), counts]
+        # Where the longest is 1 the kernel takes it that each text has one query, and some may have none.
+        return [Ends.of(lengths, self.device, least=2) for lengths in seen]
+
+    def _lay_out(self, rows: int, room: int) -> None:
+        self._one_each = Ends.of([1] * rows, self.device)
+        self._rooms = Ends.of([room] * rows, self.device)
+
+
+def _packed(rows: Sequence[Sequence[Piece]], device: torch.device) -> tuple[Gathering, Tensor, Ends]:
+    """What gathers these rows one after the other, without padding, by which index, and where they end."""
+    lengths = [sum(piece.length for piece in row) for row in rows]
+    gathering = Gathering(rows, device)
+    lengths_R1 = torch.tensor(lengths, device=device)[:, None]
+    places_M = torch.arange(max(lengths), device=device)
+    return gathering, gathering.index_RM[places_M < lengths_R1], Ends.of(lengths, device)
+
+
+def _by_token(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Keys and values (K, M, D) as (M, K, D)."""
+    return pair[0].transpose(0, 1), pair[1].transpose(0, 1)
+
+
+def _longer(tensor_BLKD: Tensor, more: int) -> Tensor:
+    return torch.nn.functional.pad(tensor_BLKD, (0, 0, 0, 0, 0, more))

@@ -1,0 +1,69 @@
+"""A step that CUDA records once and replays: a model's thousands of short kernels without Python between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_STATIC_ROPE = {"default", "linear", "llama3", "yarn", "proportional"}
+"""Rotary positions that don't depend on the longest position at hand, which Python would have to look at."""
+
+
+def can_record(model: Any) -> bool:
+    """Whether a step of the model is the same kernels each time: not where data decide what is computed."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [part["rope_type"] for part in (rope, *rope.values()) if isinstance(part, dict) and "rope_type" in part]
+    routed = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    quantized = getattr(model, "hf_quantizer", None) is not None
+    return model.device.type == "cuda" and set(kinds) <= _STATIC_ROPE and not routed and not quantized
+
+
+class Recorded:
+    """`compute`, which reads and writes tensors that stay where they are, as a CUDA graph.
+
+    The first call runs it as it is, for a kernel must be loaded before it can be recorded. The second one records it,
+    and from then on it is replayed into the same output. Where memory does not reach for its record, it is run as it
+    is.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute = compute
+        self._calls = 0
+        self._output: Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> Tensor:
+        self._calls += 1
+        if self._calls == 2:
+            self._output = self._record()
+        if self._graph is None or self._output is None:
+            return self._compute()
+        self._graph.replay()
+        return self._output
+
+    def forget(self) -> None:
+        """Say that other tensors have come in place of those that are recorded."""
+        self._calls = 0
+        self._output = None
+
+    def _record(self) -> Tensor | None:
+        """Without what `torch.cuda.graph` does besides: it gives all unused memory back to the device each time."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        output: Tensor | None = None
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # In the memory of the record before, which is not replayed any more.
+            graph.capture_begin(*([self._graph.pool()] if self._graph else []), capture_error_mode="thread_local")
+            try:
+                output = self._compute()
+            except torch.OutOfMemoryError:
+                output = None
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = graph
+        return output
