@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ def enforce_cap(cap_gb: float) -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share_of_card(max(cap_gb - CONTEXT_GIB, 0)))
+
+
+def let_segments_grow() -> None:
+    """Have PyTorch's allocator lengthen what it holds of a GPU, where it would take more pieces and lose what lies
+    between them. To be called before CUDA is used; what a person has set stays."""
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def share_of_card(gb: float) -> float:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from selfreward import model_files
-from selfreward.cap import MemoryMeter, available_gb
+from selfreward.cap import MemoryMeter, available_gb, let_segments_grow
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
@@ -90,6 +90,7 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
 def prepare(cfg: RunConfig) -> Pool:
     """Check the settings and what they point at, and read the prompts."""
     _quieten()
+    let_segments_grow()
     check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)

@@ -30,7 +30,7 @@ from sampling import asked
 
 from selfreward import model_files
 from selfreward.adapters import Adapter
-from selfreward.cap import GIB, enforce_cap
+from selfreward.cap import GIB, enforce_cap, let_segments_grow
 from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.engines.base import Completion, Decoding, SampleRequest
@@ -62,6 +62,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("skipped: needs CUDA", file=sys.stderr)
         return
+    let_segments_grow()
     bandwidth = measured_bandwidth()
     for name, make in (("small", small), ("large", large)):
         if chosen.only in (None, name):

@@ -28,8 +28,11 @@ class Way:
     dtype: str = FAST
 
 
-WAYS = [Way("sdpa", 32), Way("sdpa", 64), Way("eager", 32), Way("eager", 64)]
-if FAST == "bfloat16":
+if torch.cuda.is_available():
+    WAYS = [Way("sdpa", 256), Way("sdpa", 1024), Way("eager", 1024)]
+else:
+    WAYS = [Way("sdpa", 32), Way("sdpa", 64), Way("eager", 32), Way("eager", 64)]
+if FAST == "bfloat16" and not torch.cuda.is_available():
     WAYS.append(Way("sdpa", 64, "float32"))
 
 

@@ -17,7 +17,7 @@ from peft import get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from selfreward.cap import GIB, enforce_cap
+from selfreward.cap import GIB, enforce_cap, let_segments_grow
 from selfreward.config import LoraConfig, RunConfig
 from selfreward.fused_lora import fuse_adapters
 from selfreward.memory.plan import Plan, TrainingFit
@@ -38,6 +38,7 @@ PEAK_FLOPS = 989e12  # dense bfloat16 of an H100 or H200, as NVIDIA gives it
 def compare_training() -> None:
     """Speed, model FLOP utilisation and peak memory of training, ours and plain trl's."""
     cfg = large_settings()
+    let_segments_grow()  # for both sides
     enforce_cap(cfg.memory.cap_gb)
     base, tokenizer = random_model(cfg), any_tokenizer()
     pairs = random_pairs(STEP_PAIRS)

@@ -1,7 +1,7 @@
 """How fast does a policy answer, against `generate`?  `python experiments/bench/sampling.py`
 
-On a CPU: the model of `make run`, what people asked, four answers each of up to 96 tokens, with an adapter (as in every
-iteration but the first) and without.
+The model of `make run`, what people asked, four answers each of up to 96 tokens, with an adapter (as in every iteration
+but the first) and without. A GPU answers 240 prompts at once, a CPU 16.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from selfreward.sources.seed_pool import PATH
 from selfreward.stages.tools import Tools
 from selfreward.threads import set_threads
 
-PROMPTS = 64
-BLOCK = 16  # prompts in one timed run
+ON_GPU = torch.cuda.is_available()
+PROMPTS = 240 if ON_GPU else 64
+BLOCK = 240 if ON_GPU else 16  # prompts in one timed run
 ANSWERS = 4
 DECODING = Decoding(0.7, 0.9, 96)
-SAMPLING_ROWS, SCORING_TOKENS = 64, 2048  # what the memory plan takes on a CPU
+SAMPLING_ROWS, SCORING_TOKENS = (1024, 32768) if ON_GPU else (64, 2048)  # what the memory plan takes
 
 
 def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=6, help="timed runs of each side (16 prompts each)")
+    parser.add_argument("--runs", type=int, default=6, help="timed runs of each side")
     parser.add_argument("--only", choices=["generate", "vllm"], help="one of the other sides")
     chosen = parser.parse_args()
     set_threads()

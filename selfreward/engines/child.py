@@ -16,7 +16,7 @@ from pathlib import Path
 from selfreward.engines import leash
 from selfreward.errors import ServerError
 
-_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME")  # where our interpreter looks for packages is nothing to the server's
+_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTORCH_CUDA_ALLOC_CONF")  # what our interpreter needs is not the server's
 _SAY_SECONDS = 15.0  # between two lines of progress
 
 

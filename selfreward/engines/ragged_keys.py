@@ -40,7 +40,8 @@ class RaggedAnswerKeys:
     """Answers that grow by a token each step, side by side. What they see is held in three pieces, as in `AnswerKeys`.
 
     Each piece is attended to by itself, and the three are put together by the totals of their softmaxes (Dao et al.,
-    arXiv 2205.14135, section 3.1).
+    arXiv 2205.14135, section 3.1). The query heads of a key head are queries of their own here, so that its keys are
+    read once for all of them: all of a row's queries see the same.
 
     Args:
         common: what all prompts begin with, in pieces.
@@ -48,6 +49,7 @@ class RaggedAnswerKeys:
         answers: answers of each prompt.
         steps: the most tokens that an answer will hand in.
         device: of all of these.
+        groups: query heads that share a key head.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class RaggedAnswerKeys:
         answers: int,
         steps: int,
         device: torch.device,
+        groups: int,
     ) -> None:
         self.device = device
+        self._groups = groups
         layers = sorted(prompts[0][0].of.layers)
         given = [_packed([common], device)] if common else []
         given.append(_packed(prompts, device))
@@ -72,7 +76,7 @@ class RaggedAnswerKeys:
             (key_MKD.new_zeros(rows, 0, *key_MKD.shape[1:]), value_MKD.new_zeros(rows, 0, *value_MKD.shape[1:]))
             for key_MKD, value_MKD in self._given[-1][0]
         ]
-        self._one_each = self._rooms = Ends.of([0] * rows, device)
+        self._own_queries = self._rooms = Ends.of([0] * rows, device)
         self._steps = steps
         self._taken = 0
         self._place_1 = torch.zeros(1, dtype=torch.long, device=device)  # of the next token in the room for answers
@@ -80,9 +84,11 @@ class RaggedAnswerKeys:
 
     def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKND: Tensor, scale: float) -> Tensor:
         """One query a row."""
-        query_BAD = query_BAND[:, :, 0]
+        rows, heads = key_BKND.shape[:2]
+        query_BKGD = query_BAND.reshape(rows, heads, self._groups, -1)
+        query_NKD = query_BKGD.transpose(1, 2).flatten(0, 1)
         pieces = [
-            ragged(query_BAD, *layers[layer], queries, keys, scale)
+            ragged(query_NKD, *layers[layer], queries, keys, scale)
             for (layers, keys), queries in zip(self._given, self._queries, strict=True)
         ]
         key_BLKD, value_BLKD = (
@@ -90,10 +96,11 @@ class RaggedAnswerKeys:
             for room, new in zip(self._own[layer], (key_BKND, value_BKND), strict=True)
         )
         own = (key_BLKD.flatten(0, 1), value_BLKD.flatten(0, 1))
-        pieces.append(ragged(query_BAD, *own, self._one_each, self._rooms, scale, used=self._used_B))
+        pieces.append(ragged(query_NKD, *own, self._own_queries, self._rooms, scale, used=self._used_B))
         outputs, totals = zip(*pieces, strict=True)
-        share_XBA1 = torch.stack(totals).softmax(0).transpose(1, 2)[..., None]
-        return (torch.stack(outputs) * share_XBA1).sum(0).to(query_BAD.dtype)[:, None]
+        share_XNK1 = torch.stack(totals).softmax(0).transpose(1, 2)[..., None]
+        output_NKD = (torch.stack(outputs) * share_XNK1).sum(0).to(query_BAND.dtype)
+        return output_NKD.view(rows, self._groups, heads, -1).transpose(1, 2).reshape(rows, 1, heads * self._groups, -1)
 
     def make_room(self) -> bool:
         """Before each step: see that there is room for its tokens. Whether more had to be made."""
@@ -126,10 +133,10 @@ class RaggedAnswerKeys:
         counts = torch.bincount(self._prompt_B, minlength=len(self._given[-1][1].ends) - 1).tolist()
         seen = [*([len(self._prompt_B)] for _ in self._given[1:]), counts]
         # Where the longest is 1 the kernel takes it that each text has one query, and some may have none.
-        return [Ends.of(lengths, self.device, least=2) for lengths in seen]
+        return [Ends.of([self._groups * n for n in queries], self.device, least=2) for queries in seen]
 
     def _lay_out(self, rows: int, room: int) -> None:
-        self._one_each = Ends.of([1] * rows, self.device)
+        self._own_queries = Ends.of([self._groups] * rows, self.device, least=2)
         self._rooms = Ends.of([room] * rows, self.device)
 
 

@@ -21,7 +21,8 @@ from selfreward.engines.recorded import Recorded, can_record
 from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
 from selfreward.prefix_tree import Node, prefix_tree
 
-_RECORDING_STEPS = 16
+_RECORDED_DROP_SHARE = 0.25
+_RECORDING_STEPS = 8
 """What a recording takes, in steps that are replayed."""
 
 
@@ -58,7 +59,7 @@ class SharedForward:
         """Once they are many; where steps are recorded, not before what they would cost exceeds another recording."""
         if not self.records:
             return many_finished(finished, rows)
-        return 2 * finished >= rows and finished * steps > _RECORDING_STEPS * rows
+        return finished >= _RECORDED_DROP_SHARE * rows and finished * steps > _RECORDING_STEPS * rows
 
     def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Of each row's last token."""
@@ -104,6 +105,11 @@ class SharedForward:
             state_NH = self.run(ids_N[None], positions_N[None], keys)[0]
         self.count(len(ids_N))
         return state_NH[ends_P] if ends_only else state_NH, keys.made
+
+    @property
+    def query_heads(self) -> int:
+        """Of each layer's attention."""
+        return self._model.config.get_text_config().num_attention_heads
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +160,7 @@ class SharedPrompts:
             for chain, row in zip(chains, batch, strict=True)
         ]
         lengths = [self._length(row) for row in batch]
-        keys = answer_keys(common, rest, answers, steps, self._forward.device)
+        keys = answer_keys(common, rest, answers, steps, self._forward.device, self._forward.query_heads)
         return torch.stack([states[row] for row in batch]), SharedAnswers(self._forward, keys, lengths, answers)
 
     def _shared_levels(self) -> Iterable[list[int]]:

@@ -89,11 +89,18 @@ class TreeKeys:
 
 
 def answer_keys(
-    common: Sequence[Piece], prompts: Sequence[Sequence[Piece]], answers: int, steps: int, device: torch.device
+    common: Sequence[Piece],
+    prompts: Sequence[Sequence[Piece]],
+    answers: int,
+    steps: int,
+    device: torch.device,
+    query_heads: int,
 ) -> AnswerKeys | RaggedAnswerKeys:
     """`AnswerKeys`, or what does the same faster where the device has a kernel for it."""
-    kind = RaggedAnswerKeys if has_ragged(*prompts[0][0].at(0)) else AnswerKeys
-    return kind(common, prompts, answers, steps, device)
+    key, value = prompts[0][0].at(0)
+    if has_ragged(key, value):
+        return RaggedAnswerKeys(common, prompts, answers, steps, device, query_heads // len(key))
+    return AnswerKeys(common, prompts, answers, steps, device)
 
 
 class AnswerKeys:

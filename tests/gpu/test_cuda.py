@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +50,12 @@ def test_the_meter_measures_the_stage_and_not_what_came_before() -> None:
     with MemoryMeter().measure() as peak:
         small = torch.empty(GIB // 16, dtype=torch.uint8, device="cuda")
         assert small.numel() <= peak.bytes() < GIB // 4
+
+
+def test_the_allocator_lengthens_what_it_holds() -> None:
+    code = (
+        "import selfreward.cap as cap; cap.let_segments_grow(); import torch; torch.zeros(1, device='cuda')\n"
+        "print(torch.cuda.memory._snapshot()['allocator_settings']['expandable_segments'])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == "True"
