@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,25 +26,25 @@ def can_record(model: Any) -> bool:
 
 
 class Recorded:
-    """`compute`, which reads and writes tensors that stay where they are, as a CUDA graph.
+    """A computation over tensors that stay where they are, as a CUDA graph."""
 
-    The first call runs it as it is, for a kernel must be loaded before it can be recorded. The second one records it,
-    and from then on it is replayed into the same output. Where memory does not reach for its record, it is run as it
-    is.
-    """
-
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
-        self._compute = compute
+    def __init__(self) -> None:
         self._calls = 0
         self._output: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self) -> Tensor:
+    def __call__(self, compute: Callable[[], Tensor]) -> Tensor:
+        """What `compute` gives, which must be the same computation each time.
+
+        The first call runs it as it is, for a kernel must be loaded before it can be recorded. The second one records
+        it, and from then on it is replayed into the same output. Where memory does not reach for its record, it is run
+        as it is.
+        """
         self._calls += 1
         if self._calls == 2:
-            self._output = self._record()
+            self._output = self._record(compute)
         if self._graph is None or self._output is None:
-            return self._compute()
+            return compute()
         self._graph.replay()
         return self._output
 
@@ -50,16 +53,16 @@ class Recorded:
         self._calls = 0
         self._output = None
 
-    def _record(self) -> Tensor | None:
+    def _record(self, compute: Callable[[], Tensor]) -> Tensor | None:
         """Without what `torch.cuda.graph` does besides: it gives all unused memory back to the device each time."""
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph, stream = torch.cuda.CUDAGraph(), _stream()
         output: Tensor | None = None
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), _no_garbage_collection():
             # In the memory of the record before, which is not replayed any more.
             graph.capture_begin(*([self._graph.pool()] if self._graph else []), capture_error_mode="thread_local")
             try:
-                output = self._compute()
+                output = compute()
             except torch.OutOfMemoryError:
                 output = None
             finally:
@@ -67,3 +70,21 @@ class Recorded:
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = graph
         return output
+
+
+@cache
+def _stream() -> torch.cuda.Stream:
+    """On which all is recorded: each stream has a workspace of its own for matrix products, for good."""
+    return torch.cuda.Stream()
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What is collected may be of CUDA: to destroy it would spoil a recording."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -203,14 +203,14 @@ class SharedAnswers:
         device = keys.device
         self._position_B1 = torch.tensor(lengths, device=device).repeat_interleave(answers)[:, None]
         self._token_B1 = torch.zeros_like(self._position_B1)
-        self._recorded = Recorded(self._compute) if forward.records else None
+        self._recorded = Recorded() if forward.records else None
 
     def step(self, token_B: Tensor) -> Tensor:
         """One more token each. The states are overwritten by the next step."""
         if self._keys.make_room() and self._recorded:
             self._recorded.forget()
         self._token_B1.copy_(token_B[:, None])
-        state_BH = self._recorded() if self._recorded else self._compute()
+        state_BH = self._recorded(self._compute) if self._recorded else self._compute()
         self._forward.count(len(token_B))
         return state_BH
 

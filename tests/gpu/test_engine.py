@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,31 @@ def counted(run: Any, calls: list[int]) -> Any:
     return wrapped
 
 
+def test_what_answers_took_is_free_once_they_are_made(models: Models) -> None:
+    sampled(models, DRAWN)
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    gc.disable()  # it must not take a collection
+    try:
+        sampled(models, DRAWN)
+        assert torch.cuda.memory_allocated() == before
+    finally:
+        gc.enable()
+
+
+def test_garbage_is_not_collected_while_a_step_is_recorded() -> None:
+    number = torch.zeros(1, device="cuda")
+    seen: list[bool] = []
+
+    def compute() -> torch.Tensor:
+        seen.append(gc.isenabled())
+        return number.add_(1)
+
+    step = Recorded()
+    assert [step(compute).item() for _ in range(3)] == [1, 2, 3]
+    assert seen == [True, False] and gc.isenabled()
+
+
 def test_a_step_that_memory_does_not_allow_to_record_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     number = torch.zeros(1, device="cuda")
     calls: list[bool] = []
@@ -74,8 +100,8 @@ def test_a_step_that_memory_does_not_allow_to_record_is_run_as_it_is(monkeypatch
             raise torch.OutOfMemoryError
         return number.add_(1)
 
-    step = Recorded(compute)
-    assert [step().item() for _ in range(4)] == [1, 2, 3, 4]
+    step = Recorded()
+    assert [step(compute).item() for _ in range(4)] == [1, 2, 3, 4]
     assert calls == [False, True, False, False, False]
 
 
