@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-BENCHMARKS := training memory sampling judging iteration
+BENCHMARKS := training memory sampling bandwidth judging iteration
 ARGS ?= iteration=3
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
