@@ -11,8 +11,8 @@ from selfreward.attention import Ends, ragged
 from selfreward.engines.passes import Gathering, Piece
 
 _ROOM = 128
-"""Tokens of an answer that there is room for at first; whenever it is full it is doubled, for a step that is recorded
-must be recorded again then."""
+"""Tokens that there is room for in an answer at first. When it is full it is doubled: each time a step that is recorded
+must be recorded again."""
 
 
 class RaggedTreeKeys:
@@ -76,7 +76,7 @@ class RaggedAnswerKeys:
             (key_MKD.new_zeros(rows, 0, *key_MKD.shape[1:]), value_MKD.new_zeros(rows, 0, *value_MKD.shape[1:]))
             for key_MKD, value_MKD in self._given[-1][0]
         ]
-        self._own_queries = self._rooms = Ends.of([0] * rows, device)
+        self._lay_out(rows, 0)
         self._steps = steps
         self._taken = 0
         self._place_1 = torch.zeros(1, dtype=torch.long, device=device)  # of the next token in the room for answers
@@ -125,8 +125,7 @@ class RaggedAnswerKeys:
         self._queries = self._query_ends()
         for layer, (key, value) in enumerate(self._own):
             self._own[layer] = (key[rows], value[rows])
-        if self._own[0][0].shape[1]:
-            self._lay_out(len(rows), self._own[0][0].shape[1])
+        self._lay_out(len(rows), self._own[0][0].shape[1])
 
     def _query_ends(self) -> list[Ends]:
         """Of each piece the queries that see it: all rows as one, and those of each prompt."""

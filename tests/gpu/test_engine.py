@@ -15,7 +15,6 @@ from selfreward.attention import Ends, has_ragged, ragged, sdpa
 from selfreward.engines import recorded
 from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.forward import Forward
-from selfreward.engines.fused_norms import FusedNorms
 from selfreward.engines.hf import HFEngine
 from selfreward.engines.padded_forward import PaddedForward
 from selfreward.engines.recorded import Recorded, can_record
@@ -185,14 +184,3 @@ def test_answers_in_bfloat16_grow_as_padded_ones_also_after_some_have_left(
             states.append(seen)
     for mine, other in zip(*states, strict=True):
         torch.testing.assert_close(mine, other, atol=8e-2, rtol=5e-2)
-
-
-def test_norms_by_one_kernel_are_the_models_own(tiny_model: Path) -> None:
-    loaded: Any = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    model = loaded.to("cuda")
-    x = torch.randn(5, 32, device="cuda")
-    own = model.model.norm(x)
-    with FusedNorms(model).ready():
-        assert "forward" in vars(model.model.norm)
-        torch.testing.assert_close(model.model.norm(x), own)
-    assert "forward" not in vars(model.model.norm)

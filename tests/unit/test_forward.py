@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from selfreward.attention import KERNELS, is_exchangeable
+from selfreward.attention import KERNELS, Ends, is_exchangeable
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.forward import Forward
 from selfreward.engines.hf import HFEngine
@@ -26,9 +26,47 @@ def nothing() -> None:
     """Memory that never runs out."""
 
 
-@pytest.fixture(params=sorted(KERNELS))
-def model(request: pytest.FixtureRequest, tiny_model: Path) -> Any:
-    return LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation=request.param).eval()
+def ragged_one_by_one(
+    query_NAD: torch.Tensor,
+    key_MKD: torch.Tensor,
+    value_MKD: torch.Tensor,
+    queries: Ends,
+    keys: Ends,
+    scaling: float,
+    *,
+    causal: bool = False,
+    used: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a GPU's kernel computes at once, by its definition: text by text, in plain products."""
+    outputs: list[torch.Tensor] = []
+    totals: list[torch.Tensor] = []
+    groups = query_NAD.shape[1] // key_MKD.shape[1]
+    starts = zip(queries.ends[:-1].tolist(), keys.ends[:-1].tolist(), strict=True)
+    ends = zip(queries.ends[1:].tolist(), keys.ends[1:].tolist(), strict=True)
+    for text, ((first, first_key), (end, end_key)) in enumerate(zip(starts, ends, strict=True)):
+        if used is not None:
+            end_key = first_key + int(used[text])
+        query_AND = query_NAD[first:end].transpose(0, 1)
+        key_AMD, value_AMD = (
+            tensor[first_key:end_key].transpose(0, 1).repeat_interleave(groups, 0) for tensor in (key_MKD, value_MKD)
+        )
+        scores_ANM = query_AND @ key_AMD.mT * scaling
+        if causal:
+            n, m = scores_ANM.shape[1:]
+            scores_ANM += torch.full((n, m), float("-inf")).triu(m - n + 1)
+        outputs.append((scores_ANM.softmax(-1) @ value_AMD).transpose(0, 1))
+        totals.append(scores_ANM.logsumexp(-1))
+    return torch.cat(outputs), torch.cat(totals, 1)
+
+
+@pytest.fixture(params=[*sorted(KERNELS), "ragged"])
+def model(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if request.param == "ragged":
+        monkeypatch.setattr("selfreward.engines.shared_keys.has_ragged", lambda *_: True)
+        monkeypatch.setattr("selfreward.engines.ragged_keys.ragged", ragged_one_by_one)
+        monkeypatch.setattr("selfreward.engines.ragged_keys._ROOM", 2)  # or it would never grow here
+    kernel = "sdpa" if request.param == "ragged" else request.param
+    return LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation=kernel).eval()
 
 
 @pytest.fixture
@@ -97,6 +135,20 @@ def test_answers_grow_the_same_also_after_some_have_left(both: tuple[Forward, Fo
             states.append(seen)
     for mine, other in zip(*states, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("finished", "rows", "steps", "as_it_is", "recorded"),
+    [(0, 8, 90, False, False), (1, 8, 90, True, False), (2, 8, 90, True, True), (2, 8, 20, True, False)],
+)
+def test_answers_leave_when_they_are_many_and_recorded_ones_when_it_pays(
+    tiny_model: Path, finished: int, rows: int, steps: int, as_it_is: bool, recorded: bool
+) -> None:
+    forward = SharedForward(LlamaForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa"), 40, nothing)
+    assert not forward.records  # on a CPU
+    assert forward.drops(finished, rows, steps) == as_it_is
+    forward.records = True
+    assert forward.drops(finished, rows, steps) == recorded
 
 
 def test_the_models_own_attention_is_back_afterwards(model: Any) -> None:
