@@ -43,14 +43,14 @@ class SharedForward:
         self._check = check
         self._kernel = model.config._attn_implementation
         self.computed = 0
-        self._norms = FusedNorms(model) if model.device.type == "cuda" else None
+        self._norms = FusedNorms(model)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Exchange the model's attention, and on a GPU its norms, for as long as passes are made."""
+        """Exchange the model's attention and norms for as long as passes are made."""
         self._model.set_attn_implementation(SHARED_KEYS)
         try:
-            with self._norms.ready() if self._norms else nullcontext():
+            with self._norms.ready():
                 yield
         finally:
             self._model.set_attn_implementation(self._kernel)
