@@ -80,7 +80,7 @@ def _hf(host: Host, engine: EngineConfig) -> Engine:
 
 def _server(host: Host, engine: EngineConfig) -> Engine:
     from selfreward.chat import Chat
-    from selfreward.engines.client import Client
+    from selfreward.engines.remote.client import Client
     from selfreward.engines.server import ServerEngine
 
     client = Client(

@@ -14,13 +14,13 @@ from selfreward.adapters import Adapter
 from selfreward.attention import KERNELS, is_exchangeable
 from selfreward.cap import check_resident
 from selfreward.chat import Chat
-from selfreward.engines import nucleus
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
-from selfreward.engines.blocked_linear import OutputProduct, blocked, can_block
-from selfreward.engines.forward import Forward, Prompts
-from selfreward.engines.halving import halving
-from selfreward.engines.padded_forward import PaddedForward
-from selfreward.engines.shared_forward import SharedForward
+from selfreward.engines.local import nucleus
+from selfreward.engines.local.blocked_linear import OutputProduct, blocked, can_block
+from selfreward.engines.local.forward import Forward, Prompts
+from selfreward.engines.local.halving import halving
+from selfreward.engines.local.padded_forward import PaddedForward
+from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.errors import ModelError
 from selfreward.head import Head
 from selfreward.models import Models

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from selfreward.adapters import Adapter
 from selfreward.chat import Chat
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
-from selfreward.engines.client import Client, MalformedError, Request
+from selfreward.engines.remote.client import Client, MalformedError, Request
 from selfreward.errors import ModelError, ServerError
 
 Result = TypeVar("Result")

@@ -12,8 +12,8 @@ from selfreward.adapters import Adapter
 from selfreward.chat import Chat
 from selfreward.config import EngineConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
-from selfreward.engines.child import Child, free_port
-from selfreward.engines.client import Client
+from selfreward.engines.remote.child import Child, free_port
+from selfreward.engines.remote.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ConfigError
 

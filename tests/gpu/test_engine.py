@@ -12,13 +12,13 @@ import torch
 from transformers import LlamaForCausalLM
 
 from selfreward.attention import Ends, has_ragged, ragged, sdpa
-from selfreward.engines import recorded
 from selfreward.engines.base import Completion, Decoding, SampleRequest
-from selfreward.engines.forward import Forward
 from selfreward.engines.hf import HFEngine
-from selfreward.engines.padded_forward import PaddedForward
-from selfreward.engines.recorded import Recorded, can_record
-from selfreward.engines.shared_forward import SharedForward
+from selfreward.engines.local import recorded
+from selfreward.engines.local.forward import Forward
+from selfreward.engines.local.padded_forward import PaddedForward
+from selfreward.engines.local.recorded import Recorded, can_record
+from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.models import Models
 from tests.unit.test_forward import ROWS, last_states, nothing
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from selfreward.engines.blocked_linear import blocked, can_block
+from selfreward.engines.local.blocked_linear import blocked, can_block
 from selfreward.fused_lora import fuse_adapters
 from selfreward.head import Head
 from tests.unit.planning import tiny

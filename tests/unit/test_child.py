@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from selfreward.engines.child import Child, free_port
+from selfreward.engines.remote.child import Child, free_port
 from selfreward.errors import ServerError
 
 SERVER = """

@@ -12,10 +12,10 @@ from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from selfreward.attention import KERNELS, Ends, is_exchangeable
 from selfreward.engines.base import Decoding, SampleRequest
-from selfreward.engines.forward import Forward
 from selfreward.engines.hf import HFEngine
-from selfreward.engines.padded_forward import PaddedForward
-from selfreward.engines.shared_forward import SharedForward
+from selfreward.engines.local.forward import Forward
+from selfreward.engines.local.padded_forward import PaddedForward
+from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.models import Models
 
 PREFIX = list(range(20, 40))
@@ -62,9 +62,9 @@ def ragged_one_by_one(
 @pytest.fixture(params=[*sorted(KERNELS), "ragged"])
 def model(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     if request.param == "ragged":
-        monkeypatch.setattr("selfreward.engines.shared_keys.has_ragged", lambda *_: True)
-        monkeypatch.setattr("selfreward.engines.ragged_keys.ragged", ragged_one_by_one)
-        monkeypatch.setattr("selfreward.engines.ragged_keys._ROOM", 2)  # or it would never grow here
+        monkeypatch.setattr("selfreward.engines.local.shared_keys.has_ragged", lambda *_: True)
+        monkeypatch.setattr("selfreward.engines.local.ragged_keys.ragged", ragged_one_by_one)
+        monkeypatch.setattr("selfreward.engines.local.ragged_keys._ROOM", 2)  # or it would never grow here
     kernel = "sdpa" if request.param == "ragged" else request.param
     return LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation=kernel).eval()
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from selfreward.engines.fused_norms import FusedNorms
+from selfreward.engines.local.fused_norms import FusedNorms
 
 
 class OffsetRMSNorm(LlamaRMSNorm):

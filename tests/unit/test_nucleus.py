@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfreward.engines import nucleus
+from selfreward.engines.local import nucleus
 
 DRAWS = 50_000
 

@@ -16,7 +16,7 @@ from selfreward.chat import Chat
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Completion, Decoding, SampleRequest
-from selfreward.engines.client import Client
+from selfreward.engines.remote.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ModelError, ServerError
 from selfreward.explain import explain

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from selfreward.engines.forward import many_finished
-from selfreward.engines.halving import halving
+from selfreward.engines.local.forward import many_finished
+from selfreward.engines.local.halving import halving
 
 
 class PaddedForward:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from selfreward.attention import Ends, ragged
-from selfreward.engines.passes import Gathering, Piece
+from selfreward.engines.local.passes import Gathering, Piece
 
 _ROOM = 128
 """Tokens that there is room for in an answer at first. When it is full it is doubled: each time a step that is recorded

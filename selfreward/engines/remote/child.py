@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from selfreward.engines import leash
+from selfreward.engines.remote import leash
 from selfreward.errors import ServerError
 
 _LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTORCH_CUDA_ALLOC_CONF")  # what our interpreter needs is not the server's

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfreward.attention import KERNELS, has_ragged
-from selfreward.engines.passes import Gathering, Pass, Piece, pieces_of
-from selfreward.engines.ragged_keys import RaggedAnswerKeys, RaggedTreeKeys
+from selfreward.engines.local.passes import Gathering, Pass, Piece, pieces_of
+from selfreward.engines.local.ragged_keys import RaggedAnswerKeys, RaggedTreeKeys
 
 SHARED_KEYS = "shared_keys"
 """The name under which transformers knows this attention."""

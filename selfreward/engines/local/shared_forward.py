@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfreward.engines.forward import many_finished
-from selfreward.engines.fused_norms import FusedNorms
-from selfreward.engines.halving import halving
-from selfreward.engines.passes import Piece
-from selfreward.engines.patched import patched
-from selfreward.engines.ragged_keys import RaggedAnswerKeys
-from selfreward.engines.recorded import Recorded, can_record
-from selfreward.engines.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
+from selfreward.engines.local.forward import many_finished
+from selfreward.engines.local.fused_norms import FusedNorms
+from selfreward.engines.local.halving import halving
+from selfreward.engines.local.passes import Piece
+from selfreward.engines.local.patched import patched
+from selfreward.engines.local.ragged_keys import RaggedAnswerKeys
+from selfreward.engines.local.recorded import Recorded, can_record
+from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
 from selfreward.prefix_tree import Node, prefix_tree
 
 _RECORDED_DROP_SHARE = 0.25

@@ -17,7 +17,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from selfreward.engines.patched import patched
+from selfreward.engines.local.patched import patched
 from selfreward.fused_lora import LinearParts, linear_parts
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

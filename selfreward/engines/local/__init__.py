@@ -1,0 +1,1 @@
+"""How the default engine runs a model in this process."""

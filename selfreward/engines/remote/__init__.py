@@ -1,0 +1,1 @@
+"""How engines reach a server, and start and end one of their own."""
