@@ -19,6 +19,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from selfreward.attention import is_exchangeable
 from selfreward.config import SpeedConfig
 from selfreward.head import Head, mean_row, score_tokens, token_log_probs
+from selfreward.patched import patched
 from selfreward.training.packing import PACKED_ATTENTION, Packing, pack
 
 
@@ -44,14 +45,13 @@ def fast_forward(model: Any, speed: SpeedConfig) -> Iterator[None]:
         states_TH = states(self, kwargs["input_ids"], kwargs["attention_mask"], labels_BL)
         return _answer(states_TH, head.weight_VH, mean_weight_H, labels_BL)
 
-    model.forward = types.MethodType(forward, model)
     if shares:
         # For as long as training goes on: a checkpointed layer is computed again in the backward pass.
         model.set_attn_implementation(PACKED_ATTENTION[attention])
     try:
-        yield
+        with patched(model, types.MethodType(forward, model)):
+            yield
     finally:
-        model.forward = previous
         model.set_attn_implementation(attention)
 
 

@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from selfreward.config import SpeedConfig
 from selfreward.errors import TrainingError
 from selfreward.group import ALONE, Group
+from selfreward.patched import forward_kept
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.forward import fast_forward
 
@@ -57,19 +58,14 @@ def compute_logprobs(
 ) -> list[Logprobs]:
     """As `compute_references`, of any two answers to each prompt."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    before = vars(base).get("forward")
-    add_fused_lm_head(base)
     model.eval()
     found: dict[int, Logprobs] = {}
-    try:
+    with forward_kept(base):
+        add_fused_lm_head(base)
         with fast_forward(base, speed):
             for batch in group.mine(list(_batches(answers, tokens))):
                 found.update(zip(batch, _score(model, tokenizer, [answers[i] for i in batch]), strict=True))
                 advance(len(batch), sum(_tokens(answers[i]) for i in batch))
-    finally:
-        vars(base).pop("forward")
-        if before is not None:
-            base.forward = before
     for others in group.gather(found):
         found.update(others)
     return [found[i] for i in range(len(answers))]

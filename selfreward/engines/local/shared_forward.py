@@ -15,10 +15,10 @@ from selfreward.engines.local.forward import many_finished
 from selfreward.engines.local.fused_norms import FusedNorms
 from selfreward.engines.local.halving import halving
 from selfreward.engines.local.passes import Piece
-from selfreward.engines.local.patched import patched
 from selfreward.engines.local.ragged_keys import RaggedAnswerKeys
 from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
+from selfreward.patched import patched
 from selfreward.prefix_tree import Node, prefix_tree
 
 _RECORDED_DROP_SHARE = 0.25

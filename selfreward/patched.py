@@ -9,13 +9,19 @@ from typing import Any
 
 @contextmanager
 def patched(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
-    """Have `module` answer by `forward`. The one that it had, its class's or one of its own, is back afterwards."""
+    """Have `module` answer by `forward`."""
+    with forward_kept(module):
+        module.forward = forward
+        yield
+
+
+@contextmanager
+def forward_kept(module: Any) -> Iterator[None]:
+    """Whatever takes the place of `module`'s forward, its class's or one of its own, that one is back afterwards."""
     before = vars(module).get("forward")
-    module.forward = forward
     try:
         yield
     finally:
-        if before is None:
-            del module.forward
-        else:
+        vars(module).pop("forward", None)
+        if before is not None:
             module.forward = before
