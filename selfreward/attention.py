@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -63,12 +64,20 @@ def has_ragged(key: Tensor, value: Tensor) -> bool:
     """Whether `ragged` can compute with such keys and values (..., D): on NVIDIA's cards from Ampere on, in 16 bits."""
     return (
         key.is_cuda
-        and torch.version.cuda is not None
         and key.dtype in (torch.bfloat16, torch.float16)
         and key.shape[-1] % 8 == 0
         and key.shape[-1] <= 256
         and key.shape[-1] == value.shape[-1]
-        and torch.cuda.get_device_capability(key.device) >= (8, 0)
+        and _has_flash_attention(key.device)
+    )
+
+
+@cache
+def _has_flash_attention(device: torch.device) -> bool:
+    return (
+        torch.version.cuda is not None
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
     )
 
 
