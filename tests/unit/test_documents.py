@@ -144,6 +144,9 @@ def test_a_style_that_is_not_there_is_named(names: str) -> None:
         ("Here is the tower: it is tall.", "Here is the tower: it is tall."),
         ("A tower.\n\nI hope this helps!", "A tower."),
         ("A tower. Here is why:\nit is tall.", "A tower. Here is why:\nit is tall."),
+        ("[Text]\nA tower.\n[End of text]", "A tower."),
+        ("Here it is:\n\n**[Text]**\n\nA tower that is tall.", "A tower that is tall."),
+        ("A tower.\n\n[End of text]\n\n[Text]", "A tower."),
     ],
 )
 def test_words_to_the_person_are_removed(reply: str, cleaned: str) -> None:
