@@ -62,9 +62,11 @@ def available_gb(device: str) -> float:
 
 
 def check_resident(ram_gb: float | None) -> None:
-    """Raise `OutOfMemoryError` where this process holds more than `ram_gb` GiB of main memory."""
-    if ram_gb is None:
+    """Raise `OutOfMemoryError` where this process holds more than `ram_gb` GiB of main memory, also when what was freed
+    is given back to the system: the C library keeps it, in pieces that fit ever less."""
+    if ram_gb is None or resident_bytes() <= ram_gb * GIB:
         return
+    release()
     held = resident_bytes()
     if held > ram_gb * GIB:
         raise OutOfMemoryError(f"memory.ram_gb={ram_gb:g}: the process holds {held / GIB:.2f} GiB")

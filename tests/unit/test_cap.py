@@ -111,6 +111,20 @@ def test_a_large_tensor_in_a_dropped_cycle_is_given_back() -> None:
 
 
 @on_a_cpu_under_linux
+def test_what_was_freed_does_not_count_against_the_limit() -> None:
+    release()
+    limit = (resident_bytes() + 200 * MIB) / GIB
+    pieces = [torch.ones(64 << 10 >> 2) for _ in range(512 * 16)]
+    last = pieces[-1]  # it sits on top of the others, so that the heap can't shrink by itself
+    with pytest.raises(OutOfMemoryError):
+        check_resident(limit)
+    del pieces
+    assert resident_bytes() > limit * GIB
+    check_resident(limit)
+    assert last.sum() == 64 << 10 >> 2
+
+
+@on_a_cpu_under_linux
 def test_so_are_many_small_ones_that_the_allocator_would_keep() -> None:
     release()
     before = resident_bytes()
