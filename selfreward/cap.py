@@ -22,7 +22,11 @@ CONTEXT_GIB = 0.75
 """What a process takes of a GPU before its first tensor (CUDA's context and kernels), in GiB; an upper estimate."""
 
 
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",  # of CUDA itself, past the allocator
+)
 """What PyTorch says where it has no error of its own kind for it."""
 
 
@@ -39,8 +43,9 @@ def enforce_cap(cap_gb: float) -> None:
 
 def let_segments_grow() -> None:
     """Have PyTorch's allocator lengthen what it holds of a GPU, where it would take more pieces and lose what lies
-    between them. To be called before CUDA is used; what a person has set stays."""
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    between them. To be called before CUDA is used; what a person has set, under either name, stays."""
+    if "PYTORCH_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def share_of_card(gb: float) -> float:

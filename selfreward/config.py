@@ -281,7 +281,7 @@ class MemoryConfig(Execution):
     ram_gb: float | None = _number(None, above=0)  # main memory this process may hold, in GiB; None is what there is
     micro_batch: int | None = _number(None, least=1)  # pairs, or at most examples, at once; None: as it fits
     gradient_checkpointing: bool | None = None  # None: where it is needed to fit
-    sampling_rows: int | None = _number(None, least=1)  # candidates decoded side by side; None: 64 on a CPU, else 256
+    sampling_rows: int | None = _number(None, least=1)  # candidates decoded side by side; None: 64 on a CPU, else 1,024
     scoring_tokens: int | None = _number(None, least=1)  # in one scoring batch; None: 2,048 on a CPU, else 32,768
     checkpoint_seconds: float = _number(30.0, least=0)  # at most this much training is lost to a kill
 

@@ -22,7 +22,7 @@ CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 FEW_BYTES = 2 << 20
 """Of float32 logits at a time, where they are passed over again and again: what stays in a core's own cache."""
 
-_SHARPENED = 16
+SHARPENED = 16
 _ALIKE = 0.02  # of the greatest logit: rounding in bfloat16 is a quarter of a percent
 
 
@@ -120,7 +120,7 @@ def sharpen_(logits_CV: Tensor, hidden_CH: Tensor, weight_VH: Tensor, wanted_CK:
     """
     if weight_VH.dtype == torch.float32:
         return logits_CV
-    ids_CK = logits_CV.topk(min(_SHARPENED, logits_CV.shape[-1]), sorted=False).indices
+    ids_CK = logits_CV.topk(min(SHARPENED, logits_CV.shape[-1]), sorted=False).indices
     if wanted_CK is not None:
         ids_CK = torch.cat([ids_CK, wanted_CK], 1)
     exact_CK = (weight_VH[ids_CK].float() @ hidden_CH.float()[:, :, None])[:, :, 0]

@@ -14,7 +14,8 @@ STYLES = {name: read_text(__file__, f"{name}.txt") for name in ("easy", "medium"
 
 _COPY = 0.9  # ROUGE-L with the text
 _SHORTEST, _LONGEST = 0.2, 3.0  # words over those of the text
-_MARK = re.compile(r"[\s*_]*\[(?:end of )?text\][\s*_:]*", re.I)  # by which the request shows where its text stands
+_BEGIN = re.compile(r"^[ \t*_#]*\[text\](?!\()(?:[*_]+(?=\s|$))?[ \t:]*", re.I | re.M)  # as in the request
+_END = re.compile(r"[ \t*_#]*\[end of text\][ \t*_.]*$", re.I | re.M)
 _COURTESY = re.compile(r"^(?:sure|certainly|of course|okay|ok)\b(?:[^\n:]*:\s*\n+|[!.]\s+)", re.I)
 _ANNOUNCED = re.compile(
     r"^(?:here(?:['’]s| is| are)|this is|(?:the )?(?:rephrased|rewritten))\b"
@@ -54,7 +55,8 @@ def build_message(text: str, style: str) -> str:
 
 def clean(reply: str) -> str:
     """What a policy wrote, without words to the person who asked and the request's own marks."""
-    marked = max(_MARK.split(reply), key=len)
+    until = next((part for part in _END.split(reply) if part.strip()), "")
+    marked = next((part for part in reversed(_BEGIN.split(until)) if part.strip()), "")
     text = _ANNOUNCED.sub("", _COURTESY.sub("", marked.strip()))
     return _CLOSING.sub("", text).strip()
 

@@ -13,7 +13,7 @@ from selfreward.cap import CONTEXT_GIB, GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, ModelError
 from selfreward.generation import WAYS
-from selfreward.head import CHUNK_BYTES, FEW_BYTES
+from selfreward.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.memory.trace import Skeleton
 from selfreward.models import fresh_adapter
 
@@ -175,7 +175,7 @@ class Costs:
         return self.fixed | {
             "keys and values": self.cache_bytes(rows * self._judged),
             "activations": self._forward_bytes(max(tokens, self._judged), rows * self._judged**2),
-            "head chunk": 2 * CHUNK_BYTES[self.kind],
+            "head chunk": 2 * CHUNK_BYTES[self.kind] + self._sharpened_bytes(self._chunk_rows),
         }
 
     def cache_bytes(self, tokens: int) -> int:
@@ -209,23 +209,28 @@ class Costs:
         kept = (prompts if shares else rows) * prompt + rows * new
         # A layer's keys and values are there twice while they grow, or lose the rows that are finished.
         cache = int(self.cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
+        step = self._step_bytes(rows, prompt + new)  # a recorded one has memory of its own
         return self.fixed | {
             "keys and values": cache,
             # Prompts are done before the cache has grown.
-            "activations": max(prefill - self.cache_bytes(rows * new), self._step_bytes(rows, prompt + new)),
+            "activations": max(prefill - self.cache_bytes(rows * new), step) + step,
             "head chunk": self._drawing_bytes(rows),
         }
 
     def _step_bytes(self, rows: int, length: int) -> int:
-        """The scores of a step's attention, and of one more that is recorded, on a GPU; a CPU's are small."""
+        """The scores of a step's attention on a GPU, where they are kept; a CPU's are small."""
         scores = rows * self._text.num_attention_heads * length
-        return 2 * scores * (2 * self._number_bytes + 8) if self.kind == "cuda" else 0
+        return scores * (2 * self._number_bytes + 8) if self.kind == "cuda" else 0
 
     def _drawing_bytes(self, rows: int) -> int:
         """The logits of a step's rows, and in float32 what is made of them: on a CPU, of a few rows at a time."""
         row = self._text.vocab_size * 4
         at_once = min(rows * row, max(FEW_BYTES, row)) if self.kind == "cpu" else rows * row
-        return rows * self._text.vocab_size * self._number_bytes + 3 * at_once
+        return rows * self._text.vocab_size * self._number_bytes + 3 * at_once + self._sharpened_bytes(at_once // row)
+
+    def _sharpened_bytes(self, rows: int) -> int:
+        """The output layer's rows that are gathered to compute the highest logits in float32 (`head.sharpen_`)."""
+        return 0 if self._number_bytes == 4 else rows * (SHARPENED + 1) * self._text.hidden_size * 6
 
     @property
     def most_scored(self) -> int:
@@ -265,8 +270,12 @@ class Costs:
         return getattr(self._text, "intermediate_size", None) or 4 * self._text.hidden_size
 
     def _head_bytes(self, tokens: int) -> int:
-        rows = min(max(CHUNK_BYTES[self.kind] // (4 * self._text.vocab_size), 1), tokens)
+        rows = min(self._chunk_rows, tokens)
         return rows * self._text.vocab_size * (4 + 2 * self._number_bytes)
+
+    @property
+    def _chunk_rows(self) -> int:
+        return max(CHUNK_BYTES[self.kind] // (4 * self._text.vocab_size), 1)
 
     @property
     def _number_bytes(self) -> int:

@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from selfreward.attention import is_exchangeable
 from selfreward.config import SpeedConfig
 from selfreward.fused_lora import fuse_adapters
-from selfreward.head import Head, score_tokens
+from selfreward.head import CHUNK_BYTES, Head, score_tokens
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
 
@@ -98,6 +98,7 @@ class Skeleton:
         if checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
+        CHUNK_BYTES["meta"] = CHUNK_BYTES["cpu" if self._eager else "cuda"]
         weight_VH = base.get_output_embeddings().weight
         mean_weight_H = torch.empty(weight_VH.shape[1], device="meta")
         known = [*model.parameters(), *(parameter.grad for parameter in trained if parameter.grad is not None)]

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from selfreward.cap import GIB, MemoryMeter, check_resident, enforce_cap, is_out_of_memory, release, resident_bytes
+from selfreward.cap import (
+    GIB,
+    MemoryMeter,
+    check_resident,
+    enforce_cap,
+    is_out_of_memory,
+    let_segments_grow,
+    release,
+    resident_bytes,
+)
 from selfreward.errors import ConfigError, OutOfMemoryError
 
 MIB = 1 << 20
@@ -48,6 +58,16 @@ def test_without_a_limit_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_gpu_s_cap_is_nothing_to_a_machine_without_one() -> None:
     enforce_cap(0.001)
     assert floats(1).sum() == MIB / 4
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_what_a_person_told_the_allocator_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    both = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    for one in both:
+        monkeypatch.delenv(one, raising=False)
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    let_segments_grow()
+    assert {one: os.environ[one] for one in both if one in os.environ} == {name: "max_split_size_mb:64"}
 
 
 # Running out

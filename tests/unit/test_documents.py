@@ -147,6 +147,10 @@ def test_a_style_that_is_not_there_is_named(names: str) -> None:
         ("[Text]\nA tower.\n[End of text]", "A tower."),
         ("Here it is:\n\n**[Text]**\n\nA tower that is tall.", "A tower that is tall."),
         ("A tower.\n\n[End of text]\n\n[Text]", "A tower."),
+        ("[text] **A** tower. [End of text]", "**A** tower."),
+        ("[Text]\nA tower.\n[End of text]\n\nThis keeps all that was said, and no number is lost.", "A tower."),
+        ("I see.\n\n[Text]", "I see."),
+        ("See [text](http://a.b) or use [Text] to see.", "See [text](http://a.b) or use [Text] to see."),
     ],
 )
 def test_words_to_the_person_are_removed(reply: str, cleaned: str) -> None:

@@ -30,6 +30,7 @@ from trl.trainer.utils import add_fused_lm_head
 from selfreward.cap import resident_bytes
 from selfreward.config import LoraConfig, MemoryConfig, RunConfig, SpeedConfig, TrainConfig
 from selfreward.fused_lora import fuse_adapters
+from selfreward.head import CHUNK_BYTES
 from selfreward.memory.plan import Plan
 from selfreward.memory.shapes import model_config
 from selfreward.memory.trace import Skeleton
@@ -74,6 +75,19 @@ def traced(
 ) -> int:
     skeleton = Skeleton(config, dtype, fresh_adapter(LoraConfig(**lora)), eager=True)
     return skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
+
+
+def test_the_head_is_traced_with_the_device_s_own_chunk_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = llama(1, vocab_size=30_000)
+
+    def bytes_with(rows: int, *, eager: bool) -> int:
+        monkeypatch.setitem(CHUNK_BYTES, "cuda", rows * 4 * config.vocab_size)
+        skeleton = Skeleton(config, "bfloat16", fresh_adapter(LoraConfig()), eager=eager)
+        return skeleton.training_bytes([(8, 60, 60)], checkpointing=False)
+
+    more_logits = 50 * 4 * config.vocab_size
+    assert bytes_with(100, eager=False) - bytes_with(50, eager=False) > more_logits
+    assert bytes_with(100, eager=True) == bytes_with(50, eager=True)  # a CPU's
 
 
 # A real step, and what it keeps

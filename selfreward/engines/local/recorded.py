@@ -20,7 +20,7 @@ def can_record(model: Any) -> bool:
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [part["rope_type"] for part in (rope, *rope.values()) if isinstance(part, dict) and "rope_type" in part]
-    routed = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    routed = any("expert" in name for name, _ in model.named_modules())
     quantized = getattr(model, "hf_quantizer", None) is not None
     return model.device.type == "cuda" and set(kinds) <= _STATIC_ROPE and not routed and not quantized
 
@@ -43,6 +43,9 @@ class Recorded:
         self._calls += 1
         if self._calls == 2:
             self._output = self._record(compute)
+            if self._output is None:
+                torch.cuda.empty_cache()  # what lies unused can't be taken while recording
+                self._output = self._record(compute)
         if self._graph is None or self._output is None:
             return compute()
         self._graph.replay()
@@ -54,7 +57,10 @@ class Recorded:
         self._output = None
 
     def _record(self, compute: Callable[[], Tensor]) -> Tensor | None:
-        """Without what `torch.cuda.graph` does besides: it gives all unused memory back to the device each time."""
+        """The output, or None where memory ran out.
+
+        `torch.cuda.graph` would give all unused memory back to the device each time.
+        """
         graph, stream = torch.cuda.CUDAGraph(), _stream()
         output: Tensor | None = None
         stream.wait_stream(torch.cuda.current_stream())
@@ -68,7 +74,7 @@ class Recorded:
             finally:
                 graph.capture_end()
         torch.cuda.current_stream().wait_stream(stream)
-        self._graph = graph
+        self._graph = None if output is None else graph
         return output
 
 

@@ -142,7 +142,7 @@ class AnswerKeys:
         self._steps = steps
         self._taken = 0
         self._place_1 = torch.zeros(1, dtype=torch.long, device=device)  # of the next token in the room for answers
-        self._hidden_B11M: Tensor | None = None  # what a step's queries don't see
+        self._hidden_B11M = torch.empty(0)  # what a step's queries don't see; the first layer says it for all
 
     def attend(self, layer: int, query_BAND: Tensor, key_BKND: Tensor, value_BKNE: Tensor, scale: float) -> Tensor:
         """One query a row."""
@@ -157,7 +157,7 @@ class AnswerKeys:
         if self._common:
             scores.insert(0, _of_common(query_BKGD, self._common[layer][0].mT))
         sizes = [part.shape[-1] for part in scores]
-        if self._hidden_B11M is None:
+        if layer == 0:
             self._hidden_B11M = self._hidden(sizes)
         scores_BKGM = torch.cat(scores, -1).float().mul_(scale).masked_fill_(self._hidden_B11M, float("-inf"))
         weights = scores_BKGM.softmax(-1).to(value_BKNE.dtype).split(sizes, -1)
@@ -185,7 +185,6 @@ class AnswerKeys:
     def advance(self) -> None:
         """Say that all layers have had this step."""
         self._place_1 += 1
-        self._hidden_B11M = None
 
     def keep(self, rows: Tensor) -> None:
         """Drop all answers but these, and the prompts that have none left."""
