@@ -31,9 +31,8 @@ class RaggedTreeKeys:
 
     def attend(self, layer: int, query_AND: Tensor, scale: float) -> Tensor:
         """Outputs (N, A, D)."""
-        key_KMD, value_KMD = (tensor.transpose(0, 1) for tensor in self._gathering.at(layer, self._index_M))
-        query_NAD = query_AND.transpose(0, 1)
-        return ragged(query_NAD, key_KMD, value_KMD, self._queries, self._keys, scale, causal=True)[0]
+        key_MKD, value_MKD = _by_token(self._gathering.at(layer, self._index_M))
+        return ragged(query_AND.transpose(0, 1), key_MKD, value_MKD, self._queries, self._keys, scale, causal=True)[0]
 
 
 class RaggedAnswerKeys:
