@@ -1,4 +1,4 @@
-"""The base model, once in memory, and the adapters that are switched on it."""
+"""The base model, once in memory, and in it the layers of an adapter: one at a time, whichever is asked for."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from selfreward.errors import ConfigError, ModelError
 from selfreward.fused_lora import fuse_adapters
 from selfreward.head import check_head
 
-TRAINED = "default"  # the adapter name that trl trains; any other is a KeyError there
+TRAINED = "default"  # the name of an adapter's layers: trl trains no other
 
 
 class Models:
-    """A base model loaded at first use, with adapters by name. No second copy of the base is ever made."""
+    """A base model loaded at first use, with one adapter in it. No second copy of the base is ever made.
+
+    An adapter's layers stay in the model for the next one: where that has the same settings, only weights are loaded.
+    """
 
     def __init__(
         self, folder: Path, dtype: str, device: str, *, quantization: str = "none", fused_adapters: bool = True
@@ -42,10 +45,11 @@ class Models:
         self._fused = fused_adapters
         self._base: Any = None  # transformers' own types for what a model can do are too narrow
         self._peft: peft.PeftModel | None = None
+        self._loaded: Adapter | None = None  # whose weights the adapter's layers hold
 
     @property
     def base(self) -> PreTrainedModel:
-        """The base model. Where adapters are loaded, their layers are inside it."""
+        """The base model. Where an adapter was loaded, its layers are inside it."""
         if self._base is None:
             self._base = self._load()
         return self._base
@@ -56,13 +60,13 @@ class Models:
         return self.chat.end_ids
 
     def release(self) -> None:
-        """Let go of the weights, base and adapters; they are loaded again when asked for."""
-        self._base = self._peft = None
+        """Let go of the weights, base and adapter; they are loaded again when asked for."""
+        self._base = self._peft = self._loaded = None
         release()
 
     @contextmanager
     def policy(self, adapter: Adapter | None, *, merged: bool = False) -> Iterator[torch.nn.Module]:
-        """The model with `adapter` switched on, or with all adapters off. `merged` folds it into the weights."""
+        """The model with `adapter` switched on, or with none. `merged` folds it into the weights."""
         if adapter is None:
             base = self.base
             if self._peft is None:
@@ -73,28 +77,32 @@ class Models:
             return
         model = self._with(adapter)
         if merged:
-            with _merged(model, adapter.name):
+            with _merged(model):
                 yield model
         else:
             yield model
 
     @contextmanager
     def trainable(self, start: Adapter | None, lora: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
-        """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet.
-
-        Other adapters are unloaded first; they are loaded again when asked for.
-        """
-        self._unload()
+        """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet."""
         torch.manual_seed(seed)
-        settings = _read_settings(start.folder) if start else fresh_adapter(lora)
-        model = self._peft = self._inject(settings, TRAINED)
-        try:
-            if start:
-                _load_weights(model, start.folder, TRAINED)
-            yield model
-        finally:
-            vars(self.base).pop("forward", None)  # trl puts its own forward there
+        if start:
+            self._load_adapter(start)
+        else:
             self._unload()
+            self._inject(fresh_adapter(lora))
+        model, self._loaded = self._peft, None  # what it trains to be is no adapter on disk yet
+        assert model
+        model.set_adapter(TRAINED)
+        try:
+            yield model
+        except BaseException:
+            self._unload()  # whatever state its layers are in
+            raise
+        finally:
+            for module in (self.base, model):
+                vars(module).pop("forward", None)  # trl puts its own there, and accelerate
+            self.base.zero_grad()
             self.base.requires_grad_(False)
             self.base.eval()
 
@@ -136,33 +144,38 @@ class Models:
 
     @torch.inference_mode(mode=False)  # as for the base: peft switches gradients on and off
     def _with(self, adapter: Adapter) -> peft.PeftModel:
-        if self._peft is None or adapter.name not in self._peft.peft_config:
-            settings = _read_settings(adapter.folder)
-            if self._peft is None:
-                self._peft = self._inject(settings, adapter.name)
-            else:
-                self._peft.add_adapter(adapter.name, settings)
-            try:
-                _load_weights(self._peft, adapter.folder, adapter.name)
-            except ModelError:
-                self._unload()  # or it would be there, half loaded, when it is asked for again
-                raise
-        self._peft.set_adapter(adapter.name, inference_mode=True)
+        if self._loaded != adapter:
+            self._load_adapter(adapter)
+        assert self._peft
+        self._peft.set_adapter(TRAINED, inference_mode=True)
         self._peft.eval()
         return self._peft
 
-    def _inject(self, settings: peft.LoraConfig, name: str) -> peft.PeftModel:
-        model = peft.get_peft_model(self.base, settings, adapter_name=name)
+    def _load_adapter(self, adapter: Adapter) -> None:
+        settings = _read_settings(adapter.folder)
+        if self._peft is None or _as_saved(settings) != _as_saved(self._peft.peft_config[TRAINED]):
+            self._unload()
+            self._inject(settings)
+        assert self._peft
+        try:
+            _load_weights(self._peft, adapter.folder)
+        except ModelError:
+            self._unload()  # or it would be there, half loaded, when it is asked for again
+            raise
+        self._loaded = adapter
+
+    def _inject(self, settings: peft.LoraConfig) -> None:
+        model = peft.get_peft_model(self.base, settings, adapter_name=TRAINED)
         assert isinstance(model, peft.PeftModel)
         if self._fused:
             fuse_adapters(model)
-        return model
+        self._peft = model
 
     def _unload(self) -> None:
         if self._peft is not None:
             tuner: Any = self._peft.base_model
             self._base = tuner.unload()
-            self._peft = None
+            self._peft = self._loaded = None
 
 
 def save_adapter(model: peft.PeftModel, folder: Path) -> None:
@@ -173,9 +186,8 @@ def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
     (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-    settings = {key: _plain(value) for key, value in model.peft_config[TRAINED].to_dict().items()}
-    settings |= {"base_model_name_or_path": None, "inference_mode": True}
-    (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    settings = json.dumps(_as_saved(model.peft_config[TRAINED]), indent=2, sort_keys=True)
+    (folder / SETTINGS).write_text(settings + "\n")
 
 
 def pick_device(device: str) -> str:
@@ -210,32 +222,40 @@ def _read_settings(folder: Path) -> peft.LoraConfig:
     return settings
 
 
-def _load_weights(model: peft.PeftModel, folder: Path, name: str) -> None:
+def _load_weights(model: peft.PeftModel, folder: Path) -> None:
     """Load an adapter's weights. peft only warns of missing ones; here they are an error."""
     try:
-        result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=name)
+        result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=TRAINED)
     except RuntimeError as error:  # sizes that differ, one line each
         wrong = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder} does not fit the model ({wrong}): it was trained on another base") from error
-    missing = [key for key in result.missing_keys if "lora_" in key and f".{name}." in key]
+    missing = [key for key in result.missing_keys if "lora_" in key and f".{TRAINED}." in key]
     if missing or result.unexpected_keys:
         wrong = (missing + list(result.unexpected_keys))[0]
         raise ModelError(f"{folder} does not fit the model ({wrong}): it was trained on another base")
 
 
 @contextmanager
-def _merged(model: peft.PeftModel, name: str) -> Iterator[None]:
+def _merged(model: peft.PeftModel) -> Iterator[None]:
     """Fold an adapter into the weights for a while. They are put back from a copy: subtracting would leave rounding."""
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and name in m.lora_A]
+    layers: list[Any] = [
+        m for m in model.modules() if isinstance(m, peft.tuners.lora.LoraLayer) and TRAINED in m.lora_A
+    ]
     saved = [layer.get_base_layer().weight.data.clone() for layer in layers]
     tuner: Any = model.base_model
     try:
-        tuner.merge_adapter([name])
+        tuner.merge_adapter([TRAINED])
         yield
     finally:
         for layer, weight in zip(layers, saved, strict=True):
             layer.get_base_layer().weight.data.copy_(weight)
             layer.merged_adapters.clear()
+
+
+def _as_saved(settings: peft.PeftConfig) -> dict[str, Any]:
+    """An adapter's settings as they stand on disk, without where its base model was found and what it is used for."""
+    plain = {key: _plain(value) for key, value in settings.to_dict().items()}
+    return plain | {"base_model_name_or_path": None, "inference_mode": True}
 
 
 def _plain(value: Any) -> Any:

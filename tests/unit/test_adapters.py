@@ -24,7 +24,7 @@ COMPLETIONS = [[20, 21, 22], [23, 24], [25], [26, 27, 28, 29]]
 
 @pytest.fixture
 def models(tiny_model: Path) -> Models:
-    """Each test's own: adapters stay in a model once they are loaded."""
+    """Each test's own: an adapter's layers stay in a model once they are there."""
     return Models(tiny_model, "float32", "cpu")
 
 
@@ -33,11 +33,11 @@ def engine(models: Models) -> HFEngine:
     return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)
 
 
-def train(models: Models, folder: Path, seed: int = 0) -> Adapter:
+def train(models: Models, folder: Path, seed: int = 0, lora: LoraConfig = LORA) -> Adapter:
     """An adapter that changes something: what training writes, its second factor drawn at random."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
-    with models.trainable(None, LORA, seed) as model, torch.no_grad():
+    with models.trainable(None, lora, seed) as model, torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -96,6 +96,44 @@ def test_each_adapter_is_itself_in_whatever_order_they_are_used(
     assert found["one"] != pytest.approx(found["two"], abs=1e-2)
     assert logprobs(engine, first) == found["one"]
     assert logprobs(engine, second) == found["two"]
+
+
+def test_one_adapter_is_held_at_a_time_also_where_their_settings_differ(
+    engine: HFEngine, models: Models, tmp_path: Path
+) -> None:
+    wider = LoraConfig(r=8, alpha=8, target_modules="q_proj,down_proj")
+    adapters = [
+        train(models, tmp_path / name, seed, lora)
+        for seed, (name, lora) in enumerate([("one", LORA), ("wide", wider), ("two", LORA)])
+    ]
+    alone = [
+        logprobs(HFEngine(Models(models.folder, "float32", "cpu"), 64, 2048, merge_adapter=False), adapter)
+        for adapter in adapters
+    ]
+    for adapter, expected in [*zip(adapters, alone, strict=True), (adapters[0], alone[0])]:
+        assert logprobs(engine, adapter) == expected
+        held = {name: tensor for name, tensor in models.base.state_dict().items() if "lora_" in name}
+        on_disk = load_file(adapter.folder / WEIGHTS)
+        assert sum(tensor.numel() for tensor in held.values()) == sum(tensor.numel() for tensor in on_disk.values())
+
+
+def test_an_adapter_is_loaded_again_after_its_layers_were_trained(
+    engine: HFEngine, models: Models, tmp_path: Path
+) -> None:
+    adapter = train(models, tmp_path / "one")
+    before = logprobs(engine, adapter)
+    with models.trainable(adapter, LORA, seed=0) as model, torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    assert logprobs(engine, adapter) == before
+
+
+def test_training_that_fails_leaves_no_layers_in_the_base(models: Models, tmp_path: Path) -> None:
+    adapter, before = train(models, tmp_path / "one"), Models(models.folder, "float32", "cpu").base.state_dict()
+    with pytest.raises(RuntimeError, match="out of memory"), models.trainable(adapter, LORA, seed=0):
+        raise RuntimeError("out of memory")
+    assert_same(models.base.state_dict(), before)
 
 
 def test_an_adapter_is_the_low_rank_product_that_its_files_hold(
