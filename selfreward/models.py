@@ -86,13 +86,8 @@ class Models:
     def trainable(self, start: Adapter | None, lora: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
         """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet."""
         torch.manual_seed(seed)
-        if start:
-            self._load_adapter(start)
-        else:
-            self._unload()
-            self._inject(fresh_adapter(lora))
-        model, self._loaded = self._peft, None  # what it trains to be is no adapter on disk yet
-        assert model
+        model = self._holding(start) if start else self._inject(fresh_adapter(lora))
+        self._loaded = None  # what it trains to be is no adapter on disk yet
         model.set_adapter(TRAINED)
         try:
             yield model
@@ -144,32 +139,35 @@ class Models:
 
     @torch.inference_mode(mode=False)  # as for the base: peft switches gradients on and off
     def _with(self, adapter: Adapter) -> peft.PeftModel:
-        if self._loaded != adapter:
-            self._load_adapter(adapter)
-        assert self._peft
-        self._peft.set_adapter(TRAINED, inference_mode=True)
-        self._peft.eval()
-        return self._peft
+        model = self._holding(adapter)
+        model.set_adapter(TRAINED, inference_mode=True)
+        model.eval()
+        return model
 
-    def _load_adapter(self, adapter: Adapter) -> None:
-        settings = _read_settings(adapter.folder)
-        if self._peft is None or _as_saved(settings) != _as_saved(self._peft.peft_config[TRAINED]):
-            self._unload()
-            self._inject(settings)
-        assert self._peft
+    def _holding(self, adapter: Adapter) -> peft.PeftModel:
+        """The model with this adapter's weights in its layers."""
+        if self._peft and self._loaded == adapter:
+            return self._peft
+        settings, model = _read_settings(adapter.folder), self._peft
+        if model is None or _as_saved(settings) != _as_saved(model.peft_config[TRAINED]):
+            model = self._inject(settings)
         try:
-            _load_weights(self._peft, adapter.folder)
+            _load_weights(model, adapter.folder)
         except ModelError:
             self._unload()  # or it would be there, half loaded, when it is asked for again
             raise
         self._loaded = adapter
+        return model
 
-    def _inject(self, settings: peft.LoraConfig) -> None:
+    def _inject(self, settings: peft.LoraConfig) -> peft.PeftModel:
+        """New layers, in place of those that there are."""
+        self._unload()
         model = peft.get_peft_model(self.base, settings, adapter_name=TRAINED)
         assert isinstance(model, peft.PeftModel)
         if self._fused:
             fuse_adapters(model)
         self._peft = model
+        return model
 
     def _unload(self) -> None:
         if self._peft is not None:
