@@ -27,7 +27,7 @@ import torch
 from baseline import Choice, plain_trainer
 from generating import FAST, Generating, Way
 from harness import clocked, report
-from judging import Scores, judge_plain
+from judging import Scores, best_way, judge_plain
 from pairs import PEOPLE_ASKED
 from sampling import DECODING
 
@@ -45,7 +45,6 @@ from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
 
-WAY = Way("sdpa", 64)  # what judging.py finds fastest
 CHOICE = Choice("eager", 2, autocast=False, checkpointing=False)  # what training.py finds fastest
 DUELS_AT_ONCE = 8
 
@@ -68,10 +67,12 @@ def main() -> None:
     parts: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         begun = {mode: Begun(cfg, tools[mode], Path(folder) / mode) for mode, cfg in modes.items()}
+        first = begun[wanted[0]]
+        way = best_way({FAST: plain}, first.adapter, first.opponents)
         for run in range(runs):
             for mode in modes:
                 times[mode].append(our_iteration(begun[mode], stages[mode]))
-            times["script"].append(plain_iteration(plain, begun[wanted[0]], parts))
+            times["script"].append(plain_iteration(plain, first, way, parts))
             print({name: round(seconds[run]) for name, seconds in times.items()}, file=sys.stderr, flush=True)
     for mode in modes:
         report(
@@ -79,6 +80,7 @@ def main() -> None:
             times[mode],
             times["script"],
             f"1 iteration of {chosen.prompts} prompts",
+            against=str(way),
             ours_s_by_stage=rounded(stages[mode], runs),
             baseline_s_by_stage=rounded(parts, runs),
         )
@@ -147,7 +149,7 @@ def our_iteration(begun: Begun, stages: dict[str, float]) -> float:
     return seconds
 
 
-def plain_iteration(models: Models, begun: Begun, parts: dict[str, float]) -> float:
+def plain_iteration(models: Models, begun: Begun, way: Way, parts: dict[str, float]) -> float:
     """Seconds of the same work by a script."""
     cfg, pool = begun.cfg, begun.tools.pool
     asked, held_out = (
@@ -161,22 +163,24 @@ def plain_iteration(models: Models, begun: Begun, parts: dict[str, float]) -> fl
         parts[name] = parts.get(name, 0.0) + seconds
         return result
 
-    candidates = clock("sample", lambda: plain_sample(models, begun.adapter, asked, cfg.sampling.n))
-    scores = clock("judge", lambda: judge_plain({WAY.dtype: models}, begun.adapter, WAY, cfg.judge, candidates))
+    candidates = clock("sample", lambda: plain_sample(models, begun.adapter, way, asked, cfg.sampling.n))
+    scores = clock("judge", lambda: judge_plain({FAST: models}, begun.adapter, way, cfg.judge, candidates))
     pairs = paired(candidates, scores, cfg)
     with tempfile.TemporaryDirectory() as folder:
         trained = Adapter("script", Path(folder))
         clock("train", lambda: plain_train(models, pairs, cfg, begun.adapter, trained))
-        answers = clock("evaluation answers", lambda: plain_sample(models, trained, held_out, 1))
-        clock("evaluation scores", lambda: judge_plain({WAY.dtype: models}, None, WAY, cfg.judge, answers))
-        clock("evaluation duels", lambda: plain_duels(models, answers, begun.opponents))
+        answers = clock("evaluation answers", lambda: plain_sample(models, trained, way, held_out, 1))
+        clock("evaluation scores", lambda: judge_plain({FAST: models}, None, way, cfg.judge, answers))
+        clock("evaluation duels", lambda: plain_duels(models, way, answers, begun.opponents))
     return sum(parts.values()) - before
 
 
-def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prompt], answers: int) -> list[Candidate]:
+def plain_sample(
+    models: Models, adapter: Adapter | None, way: Way, prompts: Sequence[Prompt], answers: int
+) -> list[Candidate]:
     """Answers by `generate`."""
     ids = [models.chat.render(prompt.prompt) for prompt in prompts]
-    with Generating({WAY.dtype: models}, adapter, WAY) as generating:
+    with Generating({FAST: models}, adapter, way) as generating:
         made = generating.sample(ids, answers, DECODING)
     return [
         Candidate(prompt.prompt_id, prompt.prompt, k, models.chat.decode(row), prompt_ids, row, [], True)
@@ -186,7 +190,7 @@ def plain_sample(models: Models, adapter: Adapter | None, prompts: Sequence[Prom
 
 
 @torch.inference_mode()
-def plain_duels(models: Models, answers: Sequence[Candidate], opponents: Sequence[Candidate]) -> list[float]:
+def plain_duels(models: Models, way: Way, answers: Sequence[Candidate], opponents: Sequence[Candidate]) -> list[float]:
     """The base model's probability that an answer is better, in both orders, from the next token's logits."""
     theirs = {opponent.prompt_id: opponent.text for opponent in opponents}
     chat = models.chat
@@ -194,7 +198,7 @@ def plain_duels(models: Models, answers: Sequence[Candidate], opponents: Sequenc
     duels = [pairwise.Duel(answer.prompt, answer.text, theirs[answer.prompt_id]) for answer in answers]
     messages = [message for duel in duels for message in pairwise.build_messages(duel)]
     prompts = sorted((chat.render(message) + choices.opening_ids for message in messages), key=len)
-    models.base.set_attn_implementation(WAY.attention)
+    models.base.set_attn_implementation(way.attention)
     found: list[float] = []
     for start in range(0, len(prompts), DUELS_AT_ONCE):
         inputs = chat.tokenizer.pad(
