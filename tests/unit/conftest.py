@@ -13,6 +13,7 @@ settings.register_profile("selfreward", max_examples=50, deadline=None, suppress
 settings.load_profile("selfreward")
 
 if TYPE_CHECKING:
+    from selfreward.config import RunConfig
     from selfreward.engines.hf import HFEngine
     from selfreward.models import Models
 
@@ -31,3 +32,11 @@ def engine(models: Models) -> HFEngine:
     from selfreward.engines.hf import HFEngine
 
     return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> RunConfig:
+    """A run of which nothing is loaded."""
+    from tests.unit.dry_runs import dry_settings
+
+    return dry_settings(tmp_path)

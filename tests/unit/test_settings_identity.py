@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from selfreward.config import (
     DataConfig,
     DocumentsConfig,
-    EngineConfig,
     GateConfig,
     GenerationConfig,
     JudgeConfig,
@@ -27,81 +25,21 @@ from selfreward.config import (
     TuningConfig,
 )
 from selfreward.judges import rubric
-from selfreward.loop import Iteration, loop
-from selfreward.model_files import identify, locate
-from selfreward.sources import SOURCES
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import judgements_identity
-from selfreward.stages.tools import Tools
-from selfreward.store import Artifact, Cost, Identity, Manifest, Stage, Store
-from selfreward.store.identity import artifact_id
-from selfreward.tracking.metrics import artifact_names
-
-
-class DryStore(Store[Tools]):
-    """A store that works out identities alone: no stage runs."""
-
-    def run(
-        self,
-        stage: Stage[Any, Tools],
-        config: Any,
-        parents: Mapping[str, Artifact] | None = None,
-        seed: int | None = None,
-    ) -> Artifact:
-        references = {name: parent.reference for name, parent in (parents or {}).items()}
-        identifier = artifact_id(stage.name, stage.version, config, references, seed)
-        enough = {"prompts": self.tools.cfg.prompts.per_iteration}
-        manifest = Manifest(stage.name, stage.version, identifier, None, references, seed, {}, enough, Cost())
-        return Artifact(Path(), manifest)
-
-
-def iterations(cfg: RunConfig) -> list[Iteration]:
-    """What each iteration of a run would make."""
-    pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
-    folder = locate(cfg.model.name, cfg.model.revision)
-    store = DryStore(Path(), Tools(pool, folder, cfg))
-    return list(loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store))
-
-
-def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
-    """The same, as `<stage>/<id>` by the artifact's name."""
-    return [artifact_names(iteration) for iteration in iterations(cfg)]
-
-
-def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:
-    """The names of the artifacts of each iteration that are others than they were, or are no longer made."""
-    return [{name for name in old if old[name] != new.get(name)} for old, new in zip(before, after, strict=True)]
-
-
-@pytest.fixture
-def cfg(tmp_path: Path) -> RunConfig:
-    """A run of one iteration, on prompts of its own and a model of a few bytes: nothing is loaded."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    (model / "model.safetensors").write_bytes(b"weights")
-    cfg = RunConfig(iteration=1, output_dir=str(tmp_path / "outputs"))
-    cfg.model.name = str(model)
-    cfg.prompts.kind = "file"
-    cfg.prompts.path = str(tmp_path / "prompts.jsonl")
-    cfg.prompts.category_column, cfg.prompts.held_out_column = "category", "split"
-    cfg.prompts.per_iteration, cfg.prompts.held_out = 3, 2
-    cfg.artifacts_dir = str(tmp_path / "artifacts")
-    cfg.engines = {"another": EngineConfig(merge_adapter=True), "outside": EngineConfig("server", tokenizer="grader")}
-    _write_prompts(Path(cfg.prompts.path), 12)
-    return cfg
-
-
-def _write_prompts(path: Path, count: int) -> None:
-    parts = ["held_out" if i % 2 else "train" for i in range(count)]
-    rows = [
-        {"prompt": f"Say {i}.", "question": f"Why {i}?", "category": "a", "topic": "b", "split": part, "part": part}
-        for i, part in enumerate(parts)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-# Each setting on its own
+from selfreward.store import Identity
+from tests.unit.dry_runs import (
+    EVALUATION,
+    HELD_OUT,
+    POLICY,
+    SCORES,
+    TRAINED,
+    artifacts,
+    learn_from_people,
+    moved,
+    read_documents,
+    write_prompts,
+)
 
 FILES = ("tuning.demonstrations", "tuning.ratings", "people")
 
@@ -201,19 +139,6 @@ def _alter(cfg: RunConfig, key: str) -> None:
     setattr(settings, name, SPECIAL.get(key, _other(getattr(settings, name))))
 
 
-def _learn_from_people(cfg: RunConfig) -> None:
-    file = Path(cfg.output_dir).parent / "people.jsonl"
-    file.write_text("{}")
-    cfg.tuning.demonstrations.path = cfg.tuning.ratings.path = cfg.people.path = str(file)
-
-
-def _read_documents(cfg: RunConfig) -> None:
-    folder = Path(cfg.output_dir).parent / "documents"
-    folder.mkdir()
-    (folder / "one.txt").write_text("A text.")
-    cfg.documents.path = str(folder)
-
-
 def _other(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
@@ -256,9 +181,9 @@ def test_an_identity_setting_moves_the_id_of_what_it_changes(cfg: RunConfig, key
     if key == "judge.verifier_weight":
         cfg.judge.kind = "ensemble"
     if key.startswith(("data", "tuning", "people")) or key == "evaluation.judge":
-        _learn_from_people(cfg)
+        learn_from_people(cfg)
     if key.startswith("documents"):
-        _read_documents(cfg)
+        read_documents(cfg)
     if key.startswith("generation."):
         cfg.generation.kind = "self_instruct"
     before = artifacts(cfg)
@@ -299,14 +224,6 @@ def test_judgements_depend_on_the_words_of_their_own_mode_alone(mode: str, other
     assert rubric.ASK[other] not in identity.texts
 
 
-def test_what_an_outside_server_calls_its_model_says_which_it_is(cfg: RunConfig) -> None:
-    cfg.judge.engine = "outside"
-    cfg.engines["outside"].model = "one"
-    before = artifacts(cfg)
-    cfg.engines["outside"].model = "two"
-    assert moved(before, artifacts(cfg)) == [set(), {"judgements", "pairs", "references", *POLICY}]
-
-
 def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
     before = artifacts(cfg)
     cfg.model.name = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
@@ -319,7 +236,7 @@ def test_a_prompt_file_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: P
     before = artifacts(cfg)
     cfg.prompts.path = str(shutil.copy(str(cfg.prompts.path), tmp_path / "copy.jsonl"))
     assert artifacts(cfg) == before
-    _write_prompts(tmp_path / "copy.jsonl", 13)
+    write_prompts(tmp_path / "copy.jsonl", 13)
     assert artifacts(cfg) != before
 
 
@@ -327,12 +244,6 @@ def test_one_more_iteration_keeps_the_ids_of_all_before_it(cfg: RunConfig) -> No
     short = artifacts(cfg)
     cfg.iteration = 3
     assert artifacts(cfg)[: len(short)] == short
-
-
-ANSWERS, SCORES, EVALUATION = "held_out_candidates", "held_out_judgements", "evaluation"
-HELD_OUT = {ANSWERS, SCORES, EVALUATION}
-POLICY = {"policy", "parity", *HELD_OUT}
-TRAINED = {"candidates", "judgements", "pairs", "references", *POLICY}
 
 
 @pytest.mark.parametrize(
@@ -363,78 +274,7 @@ def test_points_of_a_sweep_share_all_that_they_do_not_change(
     assert moved(before, artifacts(cfg)) == [policy_0, policy_1]
 
 
-# Other engines by role
-
-
-def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
-    cfg.judge.engine, cfg.evaluation.engine = "another", "outside"
-    before = artifacts(cfg)
-    cfg.engines = {"renamed": cfg.engines["another"], "also": cfg.engines["outside"]}
-    cfg.judge.engine, cfg.evaluation.engine = "renamed", "also"
-    assert artifacts(cfg) == before
-
-
-def test_an_engine_that_plays_no_role_moves_nothing(cfg: RunConfig) -> None:
-    before = artifacts(cfg)
-    cfg.engines = {"unused": EngineConfig("server", tokenizer="other")}
-    assert artifacts(cfg) == before
-
-
-def test_an_outside_judge_is_no_policy_and_depends_on_none(cfg: RunConfig) -> None:
-    cfg.iteration = 2
-    cfg.judge.engine = cfg.evaluation.engine = "outside"
-    for iteration in iterations(cfg):
-        assert {*iteration["held_out_judgements"].manifest.parents} == {"candidates"}
-        assert "judge" not in iteration["evaluation"].manifest.parents
-        if "judgements" in iteration:
-            assert {*iteration["judgements"].manifest.parents} == {"candidates"}
-
-
-def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConfig) -> None:
-    cfg.iteration = 2
-    cfg.judge.engine = cfg.evaluation.engine = "another"
-    policy_0, first, second = iterations(cfg)
-    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
-    assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].reference
-    assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].reference
-
-
-# What people wrote, and prompts that a policy writes
-
-
 def test_a_word_that_comes_to_the_same_makes_the_same_policy(cfg: RunConfig) -> None:
     before = artifacts(cfg)
     cfg.train.reference_logprobs = cfg.reference_logprobs
     assert artifacts(cfg) == before
-
-
-def test_what_people_wrote_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
-    _learn_from_people(cfg)
-    before = artifacts(cfg)
-    cfg.tuning.ratings.path = str(shutil.copy(str(cfg.tuning.ratings.path), tmp_path / "copy.jsonl"))
-    assert artifacts(cfg) == before
-    (tmp_path / "copy.jsonl").write_text("{ }")
-    assert "policy" in moved(before, artifacts(cfg))[0]
-
-
-def test_without_what_people_wrote_no_setting_of_tuning_matters(cfg: RunConfig) -> None:
-    before = artifacts(cfg)
-    cfg.tuning.learning_rate, cfg.tuning.verdicts = 1.0, "sampled"
-    assert artifacts(cfg) == before
-
-
-def test_the_policy_of_the_iteration_writes_prompts_or_policy_0(cfg: RunConfig) -> None:
-    cfg.iteration, cfg.generation.kind = 2, "self_instruct"
-    before = artifacts(cfg)
-    cfg.generation.writer = "policy_0"
-    _, first, second = moved(before, artifacts(cfg))
-    assert (first, "source" in second) == (set(), True)
-
-
-def test_documents_are_their_names_and_bytes_and_not_their_folder(cfg: RunConfig, tmp_path: Path) -> None:
-    _read_documents(cfg)
-    before = artifacts(cfg)
-    cfg.documents.path = str(shutil.copytree(str(cfg.documents.path), tmp_path / "copy"))
-    assert artifacts(cfg) == before
-    (tmp_path / "copy" / "one.txt").write_text("Another text.")
-    assert {"chunks", "rephrasings", "policy", "perplexity"} <= moved(before, artifacts(cfg))[0]

@@ -1,0 +1,90 @@
+"""An artifact depends on the engines that play a role in it, and on the bytes of what people wrote."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from selfreward.config import (
+    EngineConfig,
+    RunConfig,
+)
+from tests.unit.dry_runs import POLICY, artifacts, iterations, learn_from_people, moved, read_documents
+
+# Other engines by role
+
+
+def test_what_an_outside_server_calls_its_model_says_which_it_is(cfg: RunConfig) -> None:
+    cfg.judge.engine = "outside"
+    cfg.engines["outside"].model = "one"
+    before = artifacts(cfg)
+    cfg.engines["outside"].model = "two"
+    assert moved(before, artifacts(cfg)) == [set(), {"judgements", "pairs", "references", *POLICY}]
+
+
+def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
+    cfg.judge.engine, cfg.evaluation.engine = "another", "outside"
+    before = artifacts(cfg)
+    cfg.engines = {"renamed": cfg.engines["another"], "also": cfg.engines["outside"]}
+    cfg.judge.engine, cfg.evaluation.engine = "renamed", "also"
+    assert artifacts(cfg) == before
+
+
+def test_an_engine_that_plays_no_role_moves_nothing(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.engines = {"unused": EngineConfig("server", tokenizer="other")}
+    assert artifacts(cfg) == before
+
+
+def test_an_outside_judge_is_no_policy_and_depends_on_none(cfg: RunConfig) -> None:
+    cfg.iteration = 2
+    cfg.judge.engine = cfg.evaluation.engine = "outside"
+    for iteration in iterations(cfg):
+        assert {*iteration["held_out_judgements"].manifest.parents} == {"candidates"}
+        assert "judge" not in iteration["evaluation"].manifest.parents
+        if "judgements" in iteration:
+            assert {*iteration["judgements"].manifest.parents} == {"candidates"}
+
+
+def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConfig) -> None:
+    cfg.iteration = 2
+    cfg.judge.engine = cfg.evaluation.engine = "another"
+    policy_0, first, second = iterations(cfg)
+    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
+    assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].reference
+    assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].reference
+
+
+# What people wrote, and prompts that a policy writes
+
+
+def test_what_people_wrote_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
+    learn_from_people(cfg)
+    before = artifacts(cfg)
+    cfg.tuning.ratings.path = str(shutil.copy(str(cfg.tuning.ratings.path), tmp_path / "copy.jsonl"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy.jsonl").write_text("{ }")
+    assert "policy" in moved(before, artifacts(cfg))[0]
+
+
+def test_without_what_people_wrote_no_setting_of_tuning_matters(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.tuning.learning_rate, cfg.tuning.verdicts = 1.0, "sampled"
+    assert artifacts(cfg) == before
+
+
+def test_the_policy_of_the_iteration_writes_prompts_or_policy_0(cfg: RunConfig) -> None:
+    cfg.iteration, cfg.generation.kind = 2, "self_instruct"
+    before = artifacts(cfg)
+    cfg.generation.writer = "policy_0"
+    _, first, second = moved(before, artifacts(cfg))
+    assert (first, "source" in second) == (set(), True)
+
+
+def test_documents_are_their_names_and_bytes_and_not_their_folder(cfg: RunConfig, tmp_path: Path) -> None:
+    read_documents(cfg)
+    before = artifacts(cfg)
+    cfg.documents.path = str(shutil.copytree(str(cfg.documents.path), tmp_path / "copy"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy" / "one.txt").write_text("Another text.")
+    assert {"chunks", "rephrasings", "policy", "perplexity"} <= moved(before, artifacts(cfg))[0]
