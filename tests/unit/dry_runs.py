@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import (
-    EngineConfig,
-    RunConfig,
-)
+from selfreward.config import EngineConfig, RunConfig
 from selfreward.loop import Iteration, loop
 from selfreward.model_files import identify, locate
 from selfreward.sources import SOURCES

@@ -5,10 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selfreward.config import (
-    EngineConfig,
-    RunConfig,
-)
+from selfreward.config import EngineConfig, RunConfig
 from tests.unit.dry_runs import POLICY, artifacts, iterations, learn_from_people, moved, read_documents
 
 # Other engines by role
