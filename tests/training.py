@@ -112,6 +112,9 @@ def references(model: PeftModel, tokenizer: Any, pairs: Sequence[PreferencePair]
 
 # Whole trainings
 
+EXACT = "float64"
+"""What whole trainings are compared in: a steep loss makes 1e-5 of float32's rounding, which CPUs don't share."""
+
 
 class PlainTrainer(DPOTrainer):
     """trl's own trainer, but for its tokenisation: pairs are ids already."""
@@ -181,7 +184,7 @@ def train_plainly(
     folder: Path, pairs: Sequence[PreferencePair], how: Settings, scratch: Path, attention: str = "eager"
 ) -> Trained:
     """Train as trl does by itself."""
-    with trainable(folder, PLAIN, how.train.lora, attention) as (model, tokenizer):
+    with trainable(folder, PLAIN, how.train.lora, attention, EXACT) as (model, tokenizer):
         return run(model, plain_trainer(model, tokenizer, pairs, how, scratch))
 
 
@@ -189,7 +192,7 @@ def train(
     folder: Path, pairs: Sequence[PreferencePair], how: Settings, scratch: Path, attention: str = "eager"
 ) -> Trained:
     """Train as this project does."""
-    with trainable(folder, how.speed, how.train.lora, attention) as (model, tokenizer):
+    with trainable(folder, how.speed, how.train.lora, attention, EXACT) as (model, tokenizer):
         trainer = our_trainer(model, tokenizer, pairs, how, scratch)
         with fast_forward(model.get_base_model(), how.speed):
             return run(model, trainer)

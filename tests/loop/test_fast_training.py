@@ -35,11 +35,11 @@ def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Plain:
 
 def assert_same_step(found: Trained, expected: Trained) -> None:
     """The losses and the gradients of the first steps are equal."""
-    assert found.steps[0]["loss"] == pytest.approx(expected.steps[0]["loss"], rel=1e-5)
+    assert found.steps[0]["loss"] == pytest.approx(expected.steps[0]["loss"], rel=5e-6)
     gradients, expected_gradients = found.gradients[0], expected.gradients[0]
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in expected_gradients.items():
-        assert (gradients[name] - gradient).norm() <= 1e-5 * gradient.norm().clamp(min=1e-2), name
+        assert (gradients[name] - gradient).norm() <= 5e-6 * gradient.norm().clamp(min=1e-2), name
 
 
 def metrics(trained: Trained, *prefixes: str) -> Mapping[str, float]:
@@ -47,7 +47,7 @@ def metrics(trained: Trained, *prefixes: str) -> Mapping[str, float]:
 
 
 def same(expected: Any) -> Any:
-    return pytest.approx(expected, rel=1e-5, abs=1e-6)  # margins, and a hinge's loss, are small differences
+    return pytest.approx(expected, rel=5e-6, abs=1e-6)  # margins, and a hinge's loss, are small differences
 
 
 QUICK = {("sigmoid", "all", "eager"), ("sigmoid", "all", "sdpa"), ("sigmoid", "fused_adapter", "eager")}

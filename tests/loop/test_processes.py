@@ -120,7 +120,9 @@ PREFLIGHT = settings(train_config(batch_size=4, epochs=2), micro_batch=4, prefli
     ("pairs", "how"),
     [
         pytest.param(8, settings(train_config(batch_size=4)), id="two pairs each"),
-        pytest.param(8, settings(train_config(batch_size=8), micro_batch=3), id="micro-batches smaller than a share"),
+        pytest.param(
+            8, settings(train_config(batch_size=8, epochs=2), micro_batch=3), id="micro-batches smaller than a share"
+        ),
         pytest.param(7, settings(train_config(batch_size=3), micro_batch=1), id="odd, and a last step of one pair"),
         pytest.param(7, settings(train_config("ipo", batch_size=5), micro_batch=2), id="another loss"),
         pytest.param(7, PREFLIGHT, id="two epochs after a preflight"),
@@ -133,8 +135,12 @@ def test_steps_of_two_processes_are_those_of_one_to_rounding(
     first, second = two.call(_train, tiny_model, tmp_path / "two", EIGHT_PAIRS[:pairs], how)
     assert first.metrics == second.metrics
     assert first.tokens == second.tokens == expected.tokens
-    for name in ("loss", "reward_margin", "reward_accuracy", "gradient_norm"):
+    for name in ("loss", "reward_margin", "gradient_norm"):
         assert first.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-5, abs=1e-5), name
+    after_a_step = slice(1, None)  # before it all rewards are 0, and which of two is greater is rounding's
+    assert first.metrics["reward_accuracy"][after_a_step] == pytest.approx(
+        expected.metrics["reward_accuracy"][after_a_step], rel=1e-5
+    )
     for name, tensor in expected.adapter.items():
         assert torch.equal(first.adapter[name], second.adapter[name])
         torch.testing.assert_close(first.adapter[name], tensor, rtol=1e-5, atol=1e-5)
