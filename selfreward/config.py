@@ -265,7 +265,7 @@ class EngineConfig(Execution):
     concurrency: int = _number(64, least=1)  # requests under way at once, for kind=server and vllm
     timeout_seconds: float = _number(600.0, above=0)  # how long a request may take, for kind=server and vllm
     retries: int = _number(6, least=0)  # further attempts at a request that failed, with growing pauses
-    parity_limit: float | None = _number(None, above=0)  # nats a token it may be off training; None: by model.dtype
+    parity_limit: float | None = _number(None, above=0)  # nats a token off training; None: by dtype and rounding
 
     @property
     def is_outside(self) -> bool:

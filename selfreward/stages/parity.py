@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -21,12 +22,14 @@ from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
 
 _PROMPTS = 4
+_ROUNDINGS = 2.0
+"""How many times as far off as training is off itself an engine may be: two that only round are about once."""
 _DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
 
 
 @dataclass(frozen=True)
 class ParityIdentity(Identity):
-    """Which engine is held against training, and how far it may be off, in nats a token; None: by the model's dtype."""
+    """Which engine is held against training, and how far it may be off, in nats a token; None: as rounding allows."""
 
     engine: EngineIdentity
     limit: float | None
@@ -39,13 +42,14 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     that parity, `parents["probe"]`, for every later policy. What training makes of them is kept with them. The model in
     this process is done before the engine is asked: they may have to take turns on the device.
 
-    Raises `ParityError` where the engine is too far off, or does not apply the adapter as training does.
+    Raises `ParityError` where the engine is further off than rounding explains, or does not apply the adapter as
+    training does.
     """
     probe = parents["probe"].read(Candidate) if "probe" in parents else None
     answers = probe or _sample(parents["prompts"].read(Prompt), tools)
     work.plan(len(answers) / 2, "prompts")
     adapter = tools.adapter(parents["policy"])
-    scored = _score(answers, parents["policy"], work, tools)
+    scored, rounding = _score(answers, parents["policy"], work, tools)
     found = tools.engine_of("sampling").logprobs(
         [answer.prompt_ids for answer in answers],
         [answer.token_ids for answer in answers],
@@ -55,13 +59,15 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     engine, training = _flat(found), _flat([answer.logprobs for answer in scored])
     share = adapter_share(engine, training, _flat([answer.logprobs for answer in probe])) if probe else None
     off = np.abs(engine - training)
-    _check(config, parents["policy"], float(off.mean()), share, tools)
+    most = allowed(config.limit, tools.cfg.model.dtype, rounding)
+    _check(config.engine.kind, parents["policy"], float(off.mean()), most, share)
     work.shards([scored], list, Candidate)
     return {
         "answers": len(answers),
         "tokens": len(off),
         "difference": float(off.mean()),
         "largest_difference": float(off.max()),
+        "rounding": rounding,
         "adapter_share": share.share if share else None,
     }
 
@@ -94,23 +100,28 @@ def adapter_share(engine: np.ndarray, training: np.ndarray, without: np.ndarray)
     return Share(share, math.sqrt(float(rest @ rest) / max(len(step) - 1, 1) / length))
 
 
-def _check(config: ParityIdentity, policy: Artifact, off: float, share: Share | None, tools: Tools) -> None:
+def allowed(limit: float | None, dtype: str, rounding: float) -> float:
+    """How far an engine may be off, in nats a token: the limit that was asked for, or that of the type of number, or,
+    where that is more, twice the rounding."""
     import torch  # this and trl, which the next line imports, a finished run does without
 
     from selfreward.training.reference import PARITY_TOLERANCE
 
-    where = f"engine.kind={config.engine.kind}"
+    return limit or max(PARITY_TOLERANCE[getattr(torch, dtype)], _ROUNDINGS * rounding)
+
+
+def _check(engine: str, policy: Artifact, off: float, most: float, share: Share | None) -> None:
+    where = f"engine.kind={engine}"
     if share and not share.is_whole:
         raise ParityError(
             f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
             "would answer as another policy; look at how it loads adapters"
         )
-    limit = config.limit or PARITY_TOLERANCE[getattr(torch, tools.cfg.model.dtype)]
-    if not off <= limit:
+    if not off <= most:
         raise ParityError(
             f"{where}: under {policy.reference} its log-probabilities are {off:.3g} nats a token off those that "
-            f"training computes, more than {limit:g}: it runs another model, or rounds otherwise; mend that, or raise "
-            "engine.parity_limit"
+            f"training computes, more than {most:.3g}: it runs another model, or rounds otherwise; mend that, or "
+            "raise engine.parity_limit"
         )
 
 
@@ -138,21 +149,26 @@ def _sample(prompts: Sequence[Prompt], tools: Tools) -> list[Candidate]:
     ]
 
 
-def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: Tools) -> list[Candidate]:
-    """The answers with the log-probabilities that training's own forward pass gives them under a policy."""
+def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: Tools) -> tuple[list[Candidate], float]:
+    """The answers with the log-probabilities that training's own forward pass gives them under a policy, and how far
+    off these it is, in nats a token, when each two are scored by themselves: by rounding alone.
+
+    That is the more, the less likely the answers are: they are policy 0's, and policies move away from them.
+    """
     from selfreward.training.reference import compute_logprobs  # imports torch and trl
 
     twos = list(zip(answers[::2], answers[1::2], strict=True))
     rows = [(one.prompt_ids, one.token_ids, other.token_ids) for one, other in twos]
     with tools.models.policy(tools.adapter(policy)) as model:
-        scored = compute_logprobs(
-            model, tools.models.chat.tokenizer, rows, tools.speed, tools.plan.scoring_tokens, work.advance
-        )
-    return [replace(answer, logprobs=logprobs) for answer, logprobs in zip(answers, chain(*scored), strict=True)]
+        score = partial(compute_logprobs, model, tools.models.chat.tokenizer, rows, tools.speed)
+        together = list(chain(*score(tools.plan.scoring_tokens, work.advance)))
+        apart = list(chain(*score(1, lambda _, tokens: work.advance(0, tokens))))
+    rounding = float(np.abs(_flat(together) - _flat(apart)).mean())
+    return [replace(answer, logprobs=logprobs) for answer, logprobs in zip(answers, together, strict=True)], rounding
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=np.float64)
 
 
-PARITY = Stage("parity", 1, parity)
+PARITY = Stage("parity", 2, parity)

@@ -31,7 +31,7 @@ _NAMES = {
         "rejected_tokens",
         "longer_chosen_share",
     ),
-    "parity": ("difference", "largest_difference", "adapter_share"),
+    "parity": ("difference", "largest_difference", "rounding", "adapter_share"),
     "evaluation": (
         "mean_score",
         "parse_failure_rate",

@@ -15,7 +15,7 @@ from selfreward.engines.base import Advance, Completion
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ParityError
 from selfreward.records import Candidate
-from selfreward.stages.parity import Share, adapter_share
+from selfreward.stages.parity import Share, adapter_share, allowed
 from selfreward.tracking.metrics import summary
 from tests.loop.helpers import Recorder, run_loop
 
@@ -60,6 +60,7 @@ def test_the_engine_in_this_process_agrees_with_training_under_every_policy(tiny
     for iteration in iterations:
         metrics = iteration["parity"].metrics
         assert metrics["difference"] <= metrics["largest_difference"] < 1e-4
+        assert metrics["rounding"] < 1e-5
         assert iteration["parity"].manifest.parents["policy"] == iteration["policy"].reference
     assert [i["parity"].metrics["adapter_share"] for i in iterations] == [None, *[pytest.approx(1, abs=1e-2)] * 2]
 
@@ -77,7 +78,7 @@ def test_all_policies_are_measured_on_the_same_tokens_which_policy_0_wrote(tiny_
 def test_what_was_measured_is_among_an_iterations_metrics(tiny_config: RunConfig) -> None:
     for iteration in run_loop(tiny_config):
         shown = {key: value for key, value in summary(iteration).items() if key.startswith("parity/")}
-        named = ("difference", "largest_difference", "adapter_share")
+        named = ("difference", "largest_difference", "rounding", "adapter_share")
         metrics = iteration["parity"].metrics
         assert shown == {f"parity/{name}": metrics[name] for name in named if metrics[name] is not None}
 
@@ -118,6 +119,18 @@ def test_a_wider_limit_lets_it_through_and_a_narrower_one_measures_again(
     tiny_config.engine.parity_limit = 0.4
     with pytest.raises(ParityError, match=r"more than 0.4"):
         run_loop(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("limit", "rounding", "most"),
+    [
+        pytest.param(None, 0.01, 0.1, id="as the type of number allows"),
+        pytest.param(None, 0.09, 0.18, id="a policy far from the answers, where training is that far off itself"),
+        pytest.param(0.05, 0.09, 0.05, id="what was asked for"),
+    ],
+)
+def test_rounding_alone_stops_no_run(limit: float | None, rounding: float, most: float) -> None:
+    assert allowed(limit, "bfloat16", rounding) == most
 
 
 def test_an_engine_is_used_after_it_was_measured_and_not_started_again(
