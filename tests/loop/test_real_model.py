@@ -53,7 +53,7 @@ def _policy_2_generates_text(engine: HFEngine, policy: Path) -> None:
 
 
 def _the_engine_was_held_against_training(engine: HFEngine, dtype: torch.dtype, folder: Path) -> None:
-    """It agrees under policy 2; without the adapter it would have been found, though it is within bfloat16's limit."""
+    """It agrees under policy 2; without the adapter it would have been found."""
     before, after = _artifact(folder, 0, "parity"), _artifact(folder, 2, "parity")
     assert after.metrics["difference"] < PARITY_TOLERANCE[dtype] / 2
     assert after.metrics["adapter_share"] > 0.5
@@ -63,7 +63,6 @@ def _the_engine_was_held_against_training(engine: HFEngine, dtype: torch.dtype, 
     training = np.concatenate([answer.logprobs for answer in answers])
     share = adapter_share(forgetful, training, np.concatenate([a.logprobs for a in before.read(Candidate)]))
     assert share is not None and not share.is_whole
-    assert np.abs(forgetful - training).mean() < PARITY_TOLERANCE[torch.bfloat16]
 
 
 def _scores_are_real(folder: Path) -> None:
