@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards
-from selfreward.tracking.metrics import Iteration, artifact_names, outside_judge, summary, verdict
+from selfreward.tracking.metrics import Iteration, artifact_names, outside_judge, pass_metrics, summary, verdict
 
 NOTHING = "\N{EN DASH}"  # in the place of what was not measured
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -128,6 +128,7 @@ def write_report(
         .get_template("report.html.jinja")
         .render(
             title=title,
+            passes=passes(iterations),
             outcome=outcome(iterations),
             drift=drift(iterations),
             agreements=agreements(iterations[0]),
@@ -179,6 +180,19 @@ def outcome(iterations: Sequence[Iteration]) -> str:
     return _spaced(
         f"Policy {len(iterations) - 1} wins {rate} of {metrics['answers']} duels against policy 0 "
         f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {verdict(metrics)}."
+    )
+
+
+def passes(iterations: Sequence[Iteration]) -> str:
+    """One sentence: whether the last policy's answers pass their checks more often; empty where none has any."""
+    metrics = pass_metrics(iterations[-1])
+    if "pass_gain" not in metrics:
+        return ""
+    gain, low, high = (f"{100 * metrics[name]:+.0f}" for name in ("pass_gain", "pass_gain_low", "pass_gain_high"))
+    confidence = iterations[-1]["evaluation"].metrics["confidence"]
+    return _spaced(
+        f"{metrics['pass_rate']:.0%} of policy {len(iterations) - 1}'s answers to held-out prompts pass all their "
+        f"checks, {gain} points on policy 0 ({100 * confidence:.3g}% interval {low} to {high})."
     )
 
 

@@ -25,7 +25,7 @@ GATED |= {"words": [4, 6, 9], "mean_words": 6.3, "distinct_1": 0.8, "distinct_2"
 AGREED = {"pairs": 40, "agreement": 0.7, "agreement_low": 0.6, "agreement_high": 0.8, "longer_agreement": 0.66}
 AGREED |= {"pairs_alike": 9, "agreement_alike": 0.6, "agreement_alike_low": 0.4, "agreement_alike_high": 0.8}
 AGREED |= {"longer_agreement_alike": 0.5}
-PARITY = {"difference": 0.012, "largest_difference": 0.25, "adapter_share": None}
+PARITY = {"difference": 0.012, "largest_difference": 0.25, "rounding": 0.01, "adapter_share": None}
 
 
 class Maker:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.report import agreements, drift, duel_outcome, outcome
+from selfreward.tracking.report import agreements, drift, duel_outcome, outcome, passes
 from tests.unit.reporting import AGREED, SCRIPT, Maker, duel
 
 
@@ -27,6 +27,19 @@ def test_states_the_outcome(
     assert outcome(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
         f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {verdict}."
     )
+
+
+def test_says_first_whether_answers_pass_more_often_where_code_checks_them(tmp_path: Path) -> None:
+    checked = {"pass_rate": 0.41, "pass_gain": 0.16, "pass_gain_low": 0.07, "pass_gain_high": 0.23, "confidence": 0.95}
+    iterations = [
+        {"evaluation": Maker(tmp_path / place).artifact("evaluations", metrics)}
+        for place, metrics in (("before", {}), ("after", checked))
+    ]
+    assert passes(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
+        "41 % of policy 1's answers to held-out prompts pass all their checks, +16 points on policy 0 "
+        "(95 % interval +7 to +23)."
+    )
+    assert passes(iterations[:1]) == ""
 
 
 def test_answers_that_drift_by_more_than_a_fifth_are_named(tmp_path: Path) -> None:
