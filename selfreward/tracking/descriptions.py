@@ -72,7 +72,7 @@ DESCRIPTIONS: Mapping[str, Callable[[Manifest], str]] = {
     "judgements": _judgements,
     "new_prompts": _words("{prompts} of {wanted} new prompts, from {looked_at} proposals"),
     "pairs": _words("{pairs} pairs of {prompts} prompts, {ties} ties"),
-    "parity": _words("{difference:.2g} nats a token off training, which is {rounding:.2g} off itself by rounding"),
+    "parity": _words("{difference:.2g} nats a token off training, rounding {rounding:.2g}"),
     "perplexity": _perplexity,
     "policies": _policies,
     "prompts": _words("{prompts} prompts"),
