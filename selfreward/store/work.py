@@ -46,7 +46,7 @@ class Work:
         self.scratch.mkdir(parents=True, exist_ok=True)
 
     def plan(self, units: float, unit: str) -> None:
-        """Say how much there is to do, for the progress bar."""
+        """Say how much there is to do, and of what."""
         self._observer.planned(units, unit)
 
     def advance(self, units: float = 0, tokens: int = 0) -> None:
@@ -94,7 +94,7 @@ class Work:
         found = set().union(*self.group.gather(found))
         missing = [index for index in order if index not in found]
         if self.group.size > 1:
-            self.plan(sum(units(shards[index]) for index in self.group.mine(missing)), "of this process's share")
+            self.plan(sum(units(shards[index]) for index in self.group.mine(missing)), "in this process's share")
         else:
             for index in order:
                 if index in found:

@@ -1,7 +1,11 @@
-"""What a person sees while a run goes on: a bar for the stage at work, a line for each done, a table an iteration."""
+"""What a person sees while a run goes on: a bar for the stage at work, a line for each done, a table an iteration.
+
+Where no terminal can show a bar, as in a batch job's log, there is a line a minute in its place.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +23,8 @@ from selfreward.tracking.metrics import GIB, Iteration, cost, pass_metrics, summ
 from selfreward.tracking.numbers import decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
+_LINE_SECONDS = 60  # between lines about a stage at work, where no terminal can show a bar
+_SPEED_SECONDS = 300  # of the latest work, from which what is left is reckoned
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -31,7 +37,8 @@ class RunConsole:
         self._log = Console(file=self._file, width=_PIPE_WIDTH, highlight=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._began = 0.0
+        self._unit = ""
+        self._began = self._spoke = 0.0
         self._tokens = 0
         self._reused = 0
         self.computed = 0
@@ -65,7 +72,8 @@ class RunConsole:
 
     def started(self, stage: str, artifact_id: str) -> None:
         self._say_reused()
-        self._began, self._tokens = time.perf_counter(), 0
+        self._began = self._spoke = time.perf_counter()
+        self._tokens = 0
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<16}"),
@@ -74,6 +82,7 @@ class RunConsole:
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=self._screen,
+            speed_estimate_period=_SPEED_SECONDS,
             transient=True,
             disable=not self._screen.is_terminal,
         )
@@ -81,14 +90,20 @@ class RunConsole:
         self._progress.start()
 
     def planned(self, units: float, unit: str) -> None:
+        self._unit = unit
         if self._progress and self._task is not None:
             self._progress.update(self._task, total=units)
 
     def advanced(self, units: float, tokens: int) -> None:
         self._tokens += tokens
-        if self._progress and self._task is not None:
-            speed = f"{self._tokens / (time.perf_counter() - self._began):,.0f} tokens/s" if self._tokens else ""
-            self._progress.update(self._task, advance=units, speed=speed)
+        if not self._progress or self._task is None:
+            return
+        now = time.perf_counter()
+        speed = f"{self._tokens / (now - self._began):,.0f} tokens/s" if self._tokens else ""
+        self._progress.update(self._task, advance=units, speed=speed)
+        if not self._screen.is_terminal and now - self._spoke >= _LINE_SECONDS:
+            self._spoke = now
+            self.say(Text(f"  {_at_work(self._progress.tasks[self._task], self._unit)}", style="dim"))
 
     def noted(self, text: str) -> None:
         self.say(Text(f"  {text}", style="yellow"))
@@ -113,6 +128,13 @@ class RunConsole:
         if self._progress:
             self._progress.stop()
         self._progress = self._task = None
+
+
+def _at_work(task: Task, unit: str) -> str:
+    """How far a stage is, how fast, and how long it will take."""
+    done = f"{task.percentage:.0f} % of {task.total:,.0f} {unit}" if task.total else ""
+    left = "" if task.time_remaining is None else f"{math.ceil(task.time_remaining / 60)} min left"
+    return f"{task.description:<16}" + ", ".join(part for part in (done, task.fields["speed"], left) if part)
 
 
 def iteration_table(iteration: Iteration) -> Table:
