@@ -11,9 +11,20 @@ _CAUTION = 0.75
 """Of the threshold: the index estimates, and what it does not find is not looked at again."""
 
 
+_LINE_MARK = re.compile(r"^\s*(?:[-*+>#]+\s+)+", re.MULTILINE)
+_WORD = re.compile(
+    r"\w+"
+    r"|(?<=\w)[#+]+"  # C++, 8+4
+    r"|[=<>^×÷−]"
+    r"|(?<![^\W\d_])(?<!\*)[-+*/](?![^\W\d_]|\*)"  # of a sum, not of a compound or of bold letters
+)
+
+
 def words(text: str) -> list[str]:
-    """A text's words, in small letters, without punctuation."""
-    return re.findall(r"\w+", text.lower())
+    """A text's words, in small letters, and the signs that say something in a sum or in a name like "C++"; without
+    punctuation and the marks of Markdown. A text that has neither is what stands between its spaces."""
+    text = _LINE_MARK.sub("", text.lower())
+    return _WORD.findall(text) or text.split()
 
 
 def triples(text: str) -> frozenset[str]:

@@ -72,4 +72,4 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     }
 
 
-CHUNKS = Stage("chunks", 2, cut_documents)
+CHUNKS = Stage("chunks", 3, cut_documents)

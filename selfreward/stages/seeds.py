@@ -62,5 +62,5 @@ def select_seeds(
     }
 
 
-DEMONSTRATIONS = Stage("demonstrations", 1, partial(select_seeds, record=Demonstration))
-RATINGS = Stage("ratings", 1, partial(select_seeds, record=Rating))
+DEMONSTRATIONS = Stage("demonstrations", 2, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", 2, partial(select_seeds, record=Rating))

@@ -87,6 +87,28 @@ def test_an_evaluation_s_short_text_counts_where_it_stands_in_a_prompt_but_two_w
     assert find_leaks({"c": "tell me"}, {"held_out": texts}, 13, 0.8)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Solve this problem: 8 + 4 =", "Solve this problem: 8 - 4 ="),
+        ("Solve this problem: 8+4=", "Solve this problem: 8-4="),
+        ("What is 12 / 4 today?", "What is 12 * 4 today?"),
+        ("Is x < y here, or not?", "Is x > y here, or not?"),
+        ("How do I learn C#?", "How do I learn C++?"),
+        ("???", "!"),
+    ],
+)
+def test_texts_that_differ_in_a_sign_are_two(one: str, other: str) -> None:
+    assert not find_leaks({"asked": one}, {"held_out": [other]}, 13, 0.8)
+    assert not find_leaks({"asked": one}, {"held_out": [other]}, None, None)
+
+
+def test_texts_that_differ_in_markdown_are_one() -> None:
+    plain = "Name three well-known rivers: the longest first and the shortest last"
+    marked = "# Name **three** well-known rivers:\n\n- the longest first\n- *and* the shortest last!"
+    assert find_leaks({"asked": marked}, {"held_out": [plain]}, 13, 0.8)["asked"].how == "is the same text"
+
+
 def test_of_templated_prompts_equal_ones_alone_count() -> None:
     near = HELD_OUT.replace("mayor", "king")
     assert list(find_leaks({"near": near, "equal": HELD_OUT}, {"held_out": [HELD_OUT]}, None, None)) == ["equal"]
