@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from selfreward.simulation.checks import Check
 from selfreward.simulation.constraints import KINDS
 
@@ -14,6 +16,7 @@ _CONFLICTS = {
         "heading",
         "in_quotation_marks",
         "postscript",
+        "short_sentences",  # it has none
         "starts_with",
         "without_commas",  # two keys need one
     },
@@ -24,6 +27,8 @@ _CONFLICTS = {
 _REQUIRING = {"ends_with", "includes_word", "json_object", "repeats_word", "starts_with", "words_in_order"}
 _FORBIDDING = {"excludes_word", "without_commas", "without_letter"}
 
+_LEAST_WORDS = {"words_at_least": "count", "words_between": "least"}
+
 
 def are_compatible(one: Check, other: Check) -> bool:
     """Whether a text can keep both."""
@@ -32,6 +37,15 @@ def are_compatible(one: Check, other: Check) -> bool:
     if other.kind in _CONFLICTS.get(one.kind, ()) or one.kind in _CONFLICTS.get(other.kind, ()):
         return False
     return not (_forbids(one, other) or _forbids(other, one))
+
+
+def have_room(checks: Sequence[Check]) -> bool:
+    """Whether as many sentences as are asked for can hold as many words."""
+    of = {check.kind: check.parameters for check in checks}
+    if not {"sentences_exactly", "short_sentences"} <= of.keys():
+        return True
+    most = of["sentences_exactly"]["count"] * of["short_sentences"]["count"]
+    return all(of[kind][name] <= most for kind, name in _LEAST_WORDS.items() if kind in of)
 
 
 def _forbids(one: Check, other: Check) -> bool:

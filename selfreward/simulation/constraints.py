@@ -13,6 +13,19 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from selfreward.simulation.prose import (
+    CLOSERS,
+    bullets,
+    lines,
+    numbers_in_words,
+    paragraphs,
+    sentences,
+    unaccented,
+    without_line_marks,
+    words,
+    written_words,
+)
+
 Parameters = dict[str, Any]
 
 WORDS = (
@@ -20,18 +33,6 @@ WORDS = (
     "harvest shadow blanket corner teacher summer basket mirror castle signal pocket valley copper thunder"
 ).split()
 """Everyday words that a text can be asked to use or to avoid."""
-
-_NUMBER_WORDS = "|".join(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen "
-    "nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion".split()
-)
-_NUMBER_IN_WORDS = re.compile(rf"\b(?:{_NUMBER_WORDS})\b(?:(?:[\s-]+|\s+and\s+)(?:one|{_NUMBER_WORDS})\b)*")
-_CLOSERS = "\"'”’*_)]"
-_ABBREVIATIONS = "".join(
-    rf"(?<!\b{word}\.)" for word in ("Dr", "Mr", "Mrs", "Ms", "St", "e\\.g", "i\\.e", "a\\.m", "p\\.m")
-)
-_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATIONS}[{re.escape(_CLOSERS)}]*\s+|\n+")
-_LINE_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -45,32 +46,6 @@ class Kind:
     draw: Callable[[Random], Parameters]
     say: Callable[[Parameters], str]
     holds: Callable[[str, Parameters], bool]
-
-
-def words(text: str) -> list[str]:
-    """Runs of letters, digits and what joins them, in lower case."""
-    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
-
-
-def sentences(text: str) -> list[str]:
-    """What ends in a full stop, question mark or exclamation mark, or in the end of a line. Headings are none."""
-    parts = _SENTENCE_END.split(_LINE_MARK.sub("", text).strip())
-    return [part for part in parts if words(part) and not part.startswith("# ")]
-
-
-def paragraphs(text: str) -> list[str]:
-    """What stands between empty lines."""
-    return [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
-
-
-def lines(text: str) -> list[str]:
-    """Lines that are not empty."""
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def bullets(text: str) -> list[str]:
-    """Lines that begin with a dash."""
-    return [line for line in lines(text) if re.match(r"-\s+\S", line)]
 
 
 def _nothing(random: Random) -> Parameters:
@@ -109,20 +84,33 @@ def _keys(random: Random) -> Parameters:
 
 def _in_order(text: str, first: str, second: str) -> bool:
     found = words(text)
-    return first in found and second in found and found.index(first) < found.index(second)
+    return first in found and second in found[found.index(first) :]
 
 
 def _is_json(text: str, keys: list[str]) -> bool:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and set(keys) <= value.keys()
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")  # but Python's reader takes NaN and Infinity
+
+
 def _numbered(text: str, count: int) -> bool:
-    found = [int(match[1]) for line in lines(text) if (match := re.match(r"(\d+)[.)]\s+\S", line))]
-    return found == list(range(1, count + 1))
+    found = [match[1] for line in lines(text) if (match := re.match(r"(\d+)[.)]\s+\S", line))]
+    return found == [str(number) for number in range(1, count + 1)]
+
+
+def _alphabetical(text: str) -> bool:
+    first = [words(unaccented(line))[:1] for line in lines(without_line_marks(text))]
+    return len(first) >= 3 and first == sorted(first)
+
+
+def _length(sentence: str) -> int:
+    return len(words(sentence))
 
 
 def _letters(text: str) -> str:
@@ -131,12 +119,12 @@ def _letters(text: str) -> str:
 
 def _bare(text: str) -> str:
     """The text without the marks that may stand after its last word."""
-    return text.strip().rstrip(_CLOSERS)
+    return text.strip().rstrip(CLOSERS)
 
 
 def _is_quoted(text: str) -> bool:
     bare = text.strip()
-    return len(bare) > 2 and bare[0] in '"“' and bare[-1] in '"”' and not re.search('["“”]', bare[1:-1])
+    return bool(words(bare)) and bare[0] in '"“' and bare[-1] in '"”' and not re.search('["“”]', bare[1:-1])
 
 
 KINDS: Mapping[str, Kind] = {
@@ -157,7 +145,7 @@ KINDS: Mapping[str, Kind] = {
         "case",
         _count(1, 3),
         lambda p: f"Write at least {_times(p['count'], 'word')} in capital letters throughout.",
-        lambda text, p: sum(len(w) > 1 and w.isupper() for w in re.findall(r"[^\W\d_]+", text)) >= p["count"],
+        lambda text, p: sum(len(w) > 1 and w.isupper() for w in written_words(text)) >= p["count"],
     ),
     # Length
     "words_at_most": Kind(
@@ -200,7 +188,7 @@ KINDS: Mapping[str, Kind] = {
         "sentence length",
         _count(8, 14, 2),
         lambda p: f"No sentence may have more than {p['count']} words.",
-        lambda text, p: bool(words(text)) and all(len(words(s)) <= p["count"] for s in sentences(text)),
+        lambda text, p: 0 < max(map(_length, sentences(text)), default=0) <= p["count"],
     ),
     # Keywords
     "includes_word": Kind(
@@ -232,7 +220,7 @@ KINDS: Mapping[str, Kind] = {
         "structure",
         _count(2, 5),
         lambda p: f'Give exactly {p["count"]} bullet points, each on a line that begins with "- ".',
-        lambda text, p: len(bullets(text)) == p["count"],
+        lambda text, p: [line[0] for line in bullets(text)] == ["-"] * p["count"],
     ),
     "numbered_list": Kind(
         "structure",
@@ -256,7 +244,7 @@ KINDS: Mapping[str, Kind] = {
         "emphasis",
         _nothing,
         lambda p: "Set at least one phrase in bold, like **this**.",
-        lambda text, p: re.search(r"\*\*[^*\n]*\w[^*\n]*\*\*", text) is not None,
+        lambda text, p: re.search(r"\*\*(?=\S)[^*\n]*\w[^*\n]*(?<=\S)\*\*", text) is not None,
     ),
     "in_quotation_marks": Kind(
         "start",
@@ -269,7 +257,7 @@ KINDS: Mapping[str, Kind] = {
         "structure",
         _nothing,
         lambda p: "Write at least three lines, in alphabetical order of their first words.",
-        lambda text, p: len(lines(text)) >= 3 and (first := [words(x)[:1] for x in lines(text)]) == sorted(first),
+        lambda text, p: _alphabetical(text),
     ),
     # Start and end
     "starts_with": Kind(
@@ -294,7 +282,7 @@ KINDS: Mapping[str, Kind] = {
         "end",
         _nothing,
         lambda p: 'Add a postscript at the end, on a line that begins with "P.S."',
-        lambda text, p: bool(lines(text)) and lines(text)[-1].startswith("P.S.") and len(lines(text)[-1]) > 5,
+        lambda text, p: len(lines(text)) > 1 and lines(text)[-1].startswith("P.S.") and len(lines(text)[-1]) > 5,
     ),
     # Letters and signs
     "without_letter": Kind(
@@ -328,7 +316,7 @@ KINDS: Mapping[str, Kind] = {
         lambda p: (
             f"Use at least {_times(p['count'], 'number')} above one, written as English words and never in digits."
         ),
-        lambda text, p: not re.search(r"\d", text) and len(_NUMBER_IN_WORDS.findall(text.lower())) >= p["count"],
+        lambda text, p: not re.search(r"\d", text) and len(numbers_in_words(text)) >= p["count"],
     ),
     "includes_number": Kind(
         "numbers",

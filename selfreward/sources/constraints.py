@@ -11,7 +11,7 @@ from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
 from selfreward.rows import Skipped
-from selfreward.simulation import conflicts, constraints, requests
+from selfreward.simulation import conflicts, constraints, prose, requests
 from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
 from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
@@ -34,14 +34,14 @@ def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
     seen = KINDS.keys() - unseen
     if not seen:
         raise ConfigError("prompts.unseen_kinds", cfg.unseen_kinds, "no kind is left to train on; name fewer")
-    files = [file_sha256(Path(str(module.__file__))) for module in (conflicts, constraints, requests)]
+    files = [file_sha256(Path(str(module.__file__))) for module in (conflicts, constraints, prose, requests)]
     content = digest([*files, cfg.most_constraints, sorted(unseen)])
     draw = partial(_draw, kinds=seen, category=SEEN, most=cfg.most_constraints)
     apart = cfg.held_out // 2 if unseen else 0
-    held_out = draw_distinct(draw, cfg.held_out - apart, HELD_OUT_SEED)
+    held_out = draw_distinct(draw, cfg.held_out - apart, HELD_OUT_SEED, "prompts.held_out")
     if unseen:
         draw_unseen = partial(_draw, kinds=unseen, category=UNSEEN, most=cfg.most_constraints)
-        held_out |= draw_distinct(draw_unseen, apart, HELD_OUT_SEED, held_out)
+        held_out |= draw_distinct(draw_unseen, apart, HELD_OUT_SEED, "prompts.held_out", held_out)
     return EndlessPool(identify(cfg, content), [], list(held_out.values()), Skipped(), draw)
 
 

@@ -58,6 +58,33 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("no_digits", {}, "Two days.", "2 days."),
     ("numbers_in_words", {"count": 2}, "Two or three days.", "Two or 3 days."),
     ("includes_number", {"count": 12}, "12 days.", "112 days."),
+    # What a person would count
+    ("words_at_most", {"count": 4}, "It cost 1,000.50 dollars.", "It cost 1,000 and fifty."),
+    ("words_in_order", {"first": "river", "second": "garden"}, "A garden by the river, a garden.", "Gardens, a river."),
+    ("numbers_in_words", {"count": 2}, "It takes between two and three days.", "It takes two hundred and three days."),
+    ("numbers_in_words", {"count": 3}, "Two, three and four came.", "Two or thirty-four came."),
+    ("numbers_in_words", {"count": 2}, "Two three-year-olds.", "Two thousand three hundred and one."),
+    ("numbers_in_words", {"count": 1}, "A hundred and one.", "Someone, or one alone."),
+    ("sentences_exactly", {"count": 1}, "He waited... then left.", "He waited... Then he left."),
+    ("sentences_exactly", {"count": 1}, "The U.S. team won.", "The team won. It rained."),
+    ("sentences_exactly", {"count": 2}, "He is in the U.S. She won.", "The U.S. team won."),
+    ("sentences_exactly", {"count": 1}, "Bring fruit, bread, etc. and enjoy it.", "Bring fruit, etc. Enjoy it."),
+    ("sentences_exactly", {"count": 1}, "Prof. Smith met J. K. Rowling.", "He met her. She left."),
+    ("sentences_exactly", {"count": 1}, "dr. smith came.", "smith came. he left."),
+    ("sentences_exactly", {"count": 2}, "He came at 5 p.m. Then he left.", "He came at 5 p.m. today."),
+    ("sentences_exactly", {"count": 2}, "“It rains…” It pours.", "“It rains…” it seems."),
+    ("sentences_exactly", {"count": 1}, "## Rain\nHe came.", "## Rain"),
+    ("short_sentences", {"count": 3}, "# A day of much rain\nIt pours.", "# A day of much rain"),
+    ("shouted_words", {"count": 1}, "I'M here.", "I am HERE."[:5]),
+    ("shouted_words", {"count": 2}, "A WELL-KNOWN CASE.", "A WELL-KNOWN case."),
+    ("json_object", {"keys": ["title", "topic"]}, '{"title": null, "topic": 2}', '{"title": NaN, "topic": 2}'),
+    ("bold_phrase", {}, "**2** and 3", "2 ** 3 ** 4"),
+    ("bullets_exactly", {"count": 2}, "- a\n- b", "- a\n- b\n* c"),
+    ("in_quotation_marks", {}, '"a"', '" "'),
+    ("postscript", {}, "It rains.\n\nP.S. Still.", "P.S. Still."),
+    ("alphabetical_lines", {}, "1. Apple\n2. Mango\n3. Zebra", "1. Zebra\n2. Apple\n3. Mango"),
+    ("alphabetical_lines", {}, "Apple\nÉclair\nZebra", "Apple\nZebra\nÉclair"),
+    ("numbered_list", {"count": 1}, "1. one", "9" * 5000 + ". one"),
 ]
 
 
@@ -109,6 +136,16 @@ def test_a_request_says_each_of_its_checks_and_none_that_could_contradict_anothe
 )
 def test_what_no_answer_could_keep_together_is_known(one: Check, other: Check, can: bool) -> None:
     assert are_compatible(one, other) == are_compatible(other, one) == can
+
+
+@given(st.integers(0, 2**32))
+def test_sentences_have_room_for_the_words_that_are_asked_for(seed: int) -> None:
+    kinds = ["sentences_exactly", "short_sentences", "words_at_least", "words_between"]
+    _, checks = draw(Random(seed), kinds, 3)
+    of = {check.kind: check.parameters for check in checks}
+    least = of.get("words_at_least", {}).get("count", 0) or of.get("words_between", {}).get("least", 0)
+    if "sentences_exactly" in of and "short_sentences" in of:
+        assert of["sentences_exactly"]["count"] * of["short_sentences"]["count"] >= least
 
 
 @given(st.integers(0, 2**32))

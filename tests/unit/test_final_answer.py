@@ -20,6 +20,15 @@ RIGHT = [
     ("-3.5", "It falls to -3.50"),
     ("Paris", "It is a city in France.\nAnswer: paris."),
     ("Paris", "Let me think.\n**Paris**"),
+    ("18", "The answer is:\n\n18"),
+    ("18", "The final answer is:\n**18**"),
+    ("18", "The answer is approx. 18"),
+    ("18", "Answer: 18\n\nI hope the answer is helpful!"),
+    ("18", "It comes to 18. I hope the answer is helpful!"),
+    ("-5", "The answer is −5"),
+    ("-5", "The answer is -$5"),
+    ("18", "Of them, 10-18"),
+    ("0.5", "It is .50"),
 ]
 WRONG = [
     ("42", "42 is too much, so it is 41."),
@@ -29,6 +38,10 @@ WRONG = [
     ("42", ""),
     ("Paris", "Paris is a city.\nAnswer: Lyon"),
     ("Paris", ""),
+    ("5", "The answer is −5"),
+    ("-18", "Of them, 10-18"),
+    ("", ""),
+    ("", "Anything"),
 ]
 
 
