@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +106,7 @@ def text_of(row: Any, column: str) -> str:
 def number_of(row: Any, column: str) -> float:
     """The number in a column. Raises `RowError` where there is none."""
     value = row.get(column) if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise RowError(f"{column} is no number")
     return float(value)
 
@@ -144,9 +146,9 @@ def _lines(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
 
 def _decoded(line: bytes) -> Any:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8-sig"))  # some editors begin a file with a mark of its encoding
         json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError("is not JSON text") from error
     return row
 
@@ -157,9 +159,16 @@ def _parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int,
         read = [name for name in names if name in columns] if columns and {*columns} <= {*names} else None
         number = 0
         for batch in file.iter_batches(columns=read):
-            for row in batch.to_pylist():
+            for place in range(batch.num_rows):
                 number += 1
-                yield number, lambda row=row: row
+                yield number, partial(_row_at, batch, place)
+
+
+def _row_at(batch: pa.RecordBatch, place: int) -> dict[str, Any]:
+    try:
+        return batch.slice(place, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:
+        raise RowError("holds text that is not UTF-8") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ def _group_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
     answers = list_of(row, cfg.responses_column)
     prompt = _prompt(row, cfg)
     texts = [text_of(answer, cfg.response_column) for answer in answers]
-    if all(isinstance(answer, dict) and "rank" in answer for answer in answers):
+    if any(isinstance(answer, dict) and answer.get("rank") is not None for answer in answers):
         return _ranked(prompt, texts, [number_of(answer, "rank") for answer in answers])
     scores = [_scaled(number_of(answer, cfg.score_column), cfg) for answer in answers]
     return [_rating(prompt, text, score) for text, score in zip(texts, scores, strict=True)]
@@ -90,6 +90,8 @@ def _tree_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
     ranked = [answer for answer in answers if answer.get("rank") is not None]
     if not ranked:
         raise UnusedRowError("has no answer that is ranked")
+    if len(ranked) == 1 and sum(reply.get("rank") is not None for reply in _replies(row["prompt"])) > 1:
+        raise UnusedRowError("has one ranked answer left, for the others are not English, or deleted")
     return _ranked(prompt, [text_of(answer, "text") for answer in ranked], [number_of(a, "rank") for a in ranked])
 
 

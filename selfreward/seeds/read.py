@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -66,11 +67,17 @@ def _read(
     return Seeds(train, held_out, skipped)
 
 
-def _kept(read: Iterable[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:
+def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:
     known: set[tuple[str, str]] = set()
+    scores: defaultdict[tuple[str, str], set[float]] = defaultdict(set)
+    for _, seed in read:
+        if isinstance(seed, Rating):
+            scores[seed.prompt_id, seed.response].add(seed.score)
     for place, seed in read:
         if max(len(seed.prompt), len(seed.response)) > most:
             skipped.add(too_long(most), place)
+        elif len(scores[seed.prompt_id, seed.response]) > 1:
+            skipped.add("is rated in two ways", place)
         elif (seed.prompt_id, seed.response) in known:
             skipped.add("is there already", place)
         else:

@@ -18,6 +18,9 @@ from selfreward.store.identity import Identity, derive_seed
 COLUMN_KEYS = ("prompt_column", "category_column", "held_out_column", "answer_column")
 """The settings that name a column, in the order that `SourceIdentity` has them."""
 
+_NEEDED = ("prompt_column", "answer_column")
+"""Those that every row must have."""
+
 HELD_OUT_SEED = 0
 """Of prompts that are drawn: no run's seed changes what is held out."""
 
@@ -83,16 +86,17 @@ class EndlessPool(Pool):
         """The prompts of an iteration. Those of earlier ones are drawn again, so that none of them comes twice."""
         made = {prompt.prompt_id: prompt for prompt in self.held_out}
         for earlier in range(1, iteration + 1):
-            made |= draw_distinct(self.draw, count, derive_seed(seed, "prompts", earlier), made)
+            chance = derive_seed(seed, "prompts", earlier)
+            made |= draw_distinct(self.draw, count, chance, "prompts.per_iteration", made)
         return list(made.values())[-count:]
 
 
 def draw_distinct(
-    draw: Callable[[random.Random], Prompt], count: int, seed: int, but: Collection[str] = ()
+    draw: Callable[[random.Random], Prompt], count: int, seed: int, key: str, but: Collection[str] = ()
 ) -> dict[str, Prompt]:
     """So many prompts by id, none of them among those of `but`.
 
-    Raises `ConfigError` where chance finds no new ones.
+    Raises `ConfigError` for the key that asks for them, where chance finds no new ones.
     """
     generator = random.Random(seed)
     made: dict[str, Prompt] = {}
@@ -102,7 +106,7 @@ def draw_distinct(
         if prompt.prompt_id in but or prompt.prompt_id in made:
             misses += 1
             if misses > 100 * count:
-                raise ConfigError("prompts.per_iteration", count, f"no more than {len(made)} new prompts are found")
+                raise ConfigError(key, count, f"no more than {len(made)} new prompts are found; ask for fewer in all")
             continue
         made[prompt.prompt_id] = prompt
     return made
@@ -119,12 +123,15 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
     """
     found: dict[str, Prompt] = {}
     marked: set[str] = set()
+    present: dict[str, None] = {}
     skipped = Skipped()
 
     def take(row: Any) -> list[Prompt]:
         row = {cfg.prompt_column: row} if isinstance(row, str) else row
-        if isinstance(row, dict) and not found:
-            _check_columns(row, cfg, origin)
+        if isinstance(row, dict):
+            present.update(dict.fromkeys(row))
+            if not found and data.on_error == "raise":  # else the row would be blamed for a name that is wrong
+                _check_columns(present, cfg, origin, _NEEDED)
         text = text_of(row, cfg.prompt_column)
         if len(text) > data.max_characters:
             raise UnusedRowError(too_long(data.max_characters))
@@ -137,6 +144,8 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         return [prompt]
 
     collect(rows, take, on_error=data.on_error, skipped=skipped)
+    if present:
+        _check_columns(present, cfg, origin, COLUMN_KEYS)
     if not found:
         raise ConfigError(source_key(cfg), origin, "holds no prompt; name a source with prompts in it")
     by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
@@ -171,19 +180,22 @@ def listed(names: str) -> set[str]:
     return {name.strip() for name in names.split(",") if name.strip()}
 
 
-def _check_columns(row: Mapping[str, Any], cfg: PromptsConfig, origin: str) -> None:
+def _check_columns(present: Collection[str], cfg: PromptsConfig, origin: str, keys: Collection[str]) -> None:
     for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True):
-        if column is not None and column not in row:
-            raise ConfigError(f"prompts.{key}", column, f"{origin} has the columns {', '.join(row)}; name one of them")
+        if key in keys and column is not None and column not in present:
+            remedy = f"{origin} has the columns {', '.join(present)}; name one of them"
+            raise ConfigError(f"prompts.{key}", column, remedy)
 
 
 def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
     if cfg.answer_column is None:
         return ""
-    answer = row.get(cfg.answer_column)
-    if answer is None:
+    if row.get(cfg.answer_column) is None:
         raise RowError(f"has no {cfg.answer_column}")
-    return dump([Check("final_answer", {"answer": final_answer(str(answer))})])
+    answer = final_answer(str(row[cfg.answer_column]))
+    if not answer:
+        raise RowError(f"{cfg.answer_column} holds no answer")
+    return dump([Check("final_answer", {"answer": answer})])
 
 
 def _category(row: Mapping[str, Any], cfg: PromptsConfig) -> str:

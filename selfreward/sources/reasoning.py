@@ -30,7 +30,7 @@ def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
     words = file_sha256(Path(str(reasoning.__file__)))
     content = digest([version("reasoning-gym"), words, tasks, cfg.level])
     draw = partial(_draw, tasks=tasks, level=cfg.level)
-    held_out = draw_distinct(draw, cfg.held_out, HELD_OUT_SEED)
+    held_out = draw_distinct(draw, cfg.held_out, HELD_OUT_SEED, "prompts.held_out")
     return EndlessPool(identify(cfg, content), [], list(held_out.values()), Skipped(), draw)
 
 

@@ -41,4 +41,4 @@ def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], wor
     }
 
 
-PROMPTS = Stage("prompts", 3, select_prompts)
+PROMPTS = Stage("prompts", 4, select_prompts)

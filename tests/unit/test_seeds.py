@@ -29,6 +29,7 @@ MALFORMED: list[tuple[str, dict[str, Any], Any, str]] = [
     ("binary", {}, GOOD | {"response": "PK\x00\x04"}, "response is binary, not text"),
     ("no score", {}, GOOD | {"score": "high"}, "score is no number"),
     ("no number", {}, GOOD | {"score": float("nan")}, "score is no number"),
+    ("beyond all numbers", {}, GOOD | {"score": 10**400}, "score is no number"),
     ("out of range", {}, GOOD | {"score": 6}, "a score is not between 0 and 5"),
     (
         "no answers",
@@ -107,6 +108,12 @@ NOT_TAKEN: list[tuple[str, dict[str, Any], Any, str]] = [
         {"format": "oasst"},
         tree([reply("Red.", None), reply("Blue.", None)]),
         "has no answer that is ranked",
+    ),
+    (
+        "siblings that are deleted",
+        {"format": "oasst"},
+        tree([reply("Red.", 0), reply("Blue.", 1) | {"deleted": True}]),
+        "has one ranked answer left",
     ),
     (
         "several turns",
@@ -192,6 +199,19 @@ def test_what_is_there_twice_or_too_long_is_left_out_and_counted(tmp_path: Path)
     assert len(found.train) == 1
     assert found.skipped.counts == {"is there already": 1, "has more than 20000 characters": 1}
     assert found.skipped.first["is there already"] == "people.jsonl, line 2"
+
+
+def test_an_answer_that_is_rated_in_two_ways_says_nothing_and_is_counted(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, GOOD, GOOD | {"score": 0}, GOOD | {"response": "Blue."})
+    found = ratings(path)
+    assert [rating.response for rating in found.train] == ["Blue."]
+    assert found.skipped.counts == {"is rated in two ways": 2}
+
+
+def test_ranks_that_are_null_are_none_beside_scores(tmp_path: Path) -> None:
+    answers = [{"response": "a", "score": 1, "rank": None}, {"response": "b", "score": 4, "rank": None}]
+    found = ratings(jsonl(tmp_path, {"prompt": "Hi", "responses": answers}), format="groups")
+    assert [rating.score for rating in found.train] == [1, 4]
 
 
 def test_prompts_to_measure_by_are_not_learned_from(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
+from selfreward.records import Prompt
 from selfreward.rows import DataError
 from selfreward.sources import SOURCES
-from selfreward.sources.pool import Pool, identify, make_pool
+from selfreward.sources.pool import Pool, draw_distinct, identify, make_pool
 
 COLOURS = ["red", "green", "blue", "cyan"]
 
@@ -120,6 +122,7 @@ def test_a_file_that_can_not_be_used_is_an_error_that_says_what_is_wrong(
         (b"not json", "is not JSON text"),
         (b'"caf\xe9"', "is not JSON text"),
         (b'"\\ud800"', "is not JSON text"),
+        pytest.param(b"[" * 100_000, "is not JSON text", id="deeply nested"),
         (b"[1]", "is a list, not an object"),
         (b"null", "is a NoneType, not an object"),
         (b'{"text": "red"}', "has no prompt"),
@@ -151,6 +154,21 @@ def test_binary_and_missing_values_of_parquet_are_named_by_their_row(tmp_path: P
     pq.write_table(pa.table({"prompt": [b"\x00\x01"]}), path)
     with pytest.raises(DataError, match=r"^p.parquet, row 1: prompt is binary, not text; "):
         load(path)
+
+
+def test_parquet_text_in_another_encoding_is_named_by_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    text = pa.array([b"red", b"caf\xe9", b"green"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": text}), path)
+    with pytest.raises(DataError, match=r"^p.parquet, row 2: holds text that is not UTF-8; "):
+        load(path)
+    assert texts(load(path, on_error="skip")) == ["green", "red"]
+
+
+def test_a_mark_of_the_encoding_at_the_beginning_of_a_file_is_no_part_of_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('"red"\n"green"\n', encoding="utf-8-sig")
+    assert texts(load(path)) == ["green", "red"]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +204,30 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
         load(path, **{key: "nowhere"})
 
 
+def test_a_column_that_some_rows_lack_is_no_error_whichever_comes_first(tmp_path: Path) -> None:
+    rows = [{"prompt": "red"}, {"prompt": "green", "topic": "colours"}]
+    for place, order in enumerate((rows, rows[::-1])):
+        pool = load(jsonl(tmp_path / f"{place}.jsonl", order), category_column="topic", held_out=0)
+        assert {prompt.prompt: prompt.category for prompt in pool.train} == {"red": "", "green": "colours"}
+
+
+def test_a_first_row_without_a_prompt_is_counted_like_any_other(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"meta": 1}, {"prompt": "red"}, {"prompt": "green"}])
+    pool = load(path, on_error="skip")
+    assert (texts(pool), pool.skipped.counts) == (["green", "red"], {"has no prompt": 1})
+    with pytest.raises(ConfigError, match=r"prompts\.prompt_column=nowhere: p.jsonl has the columns meta, prompt;"):
+        load(path, on_error="skip", prompt_column="nowhere")
+
+
+@pytest.mark.parametrize("answer", ["", " ", "It is so.\n#### "])
+def test_a_right_answer_that_is_empty_stops_or_is_counted(tmp_path: Path, answer: str) -> None:
+    rows = [{"prompt": "6 * 7?", "answer": "42"}, {"prompt": "6 * 8?", "answer": answer}]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match=r"^p.jsonl, line 2: answer holds no answer; "):
+        load(path, answer_column="answer")
+    assert texts(load(path, on_error="skip", answer_column="answer", held_out=0)) == ["6 * 7?"]
+
+
 def test_more_prompts_an_iteration_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
     pool = pool_of(COLOURS)
     pool.check(3)
@@ -193,6 +235,15 @@ def test_more_prompts_an_iteration_than_there_are_is_an_error_that_says_how_many
         ConfigError, match=r"prompts\.per_iteration=4: there are 3 prompts to train on beside 1 held out; .*generation="
     ):
         pool.select(4, 1, seed=0)
+
+
+def test_more_drawn_prompts_than_chance_finds_is_an_error_that_names_the_key_that_asks_for_them() -> None:
+    def draw(generator: Random) -> Prompt:
+        text = generator.choice(COLOURS)
+        return Prompt(text, text, "")
+
+    with pytest.raises(ConfigError, match=r"prompts\.held_out=5: no more than 4 new prompts are found; ask for fewer"):
+        draw_distinct(draw, 5, 0, "prompts.held_out")
 
 
 def test_more_held_out_prompts_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
