@@ -11,6 +11,7 @@ from typing import Any
 
 from selfreward.config import EngineConfig, LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError, no_such_file
+from selfreward.hygiene.language import languages
 
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
 _CHECKED = ("constraints", "reasoning")  # prompts that carry it
@@ -98,6 +99,7 @@ def _check_across(cfg: RunConfig) -> None:
         remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(_CHECKED)}, or name "
         raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
     _check_sources(cfg)
+    _check_languages(cfg)
     _check_people(cfg)
     if cfg.sampling.temperature == 0:
         raise ConfigError(
@@ -125,6 +127,15 @@ def _check_sources(cfg: RunConfig) -> None:
             f"a chunk of documents.chunk_tokens={cfg.documents.chunk_tokens} would be left out; raise it above that"
         )
         raise ConfigError("tuning.max_length", cfg.tuning.max_length, remedy)
+
+
+def _check_languages(cfg: RunConfig) -> None:
+    used = {"gate.language": cfg.gate.language}
+    if cfg.generation.kind != "none":
+        used["generation.language"] = cfg.generation.language
+    for key, code in used.items():
+        if code is not None and code not in languages():
+            raise ConfigError(key, code, "use the code of a language, such as en, de or zh, or null for any")
 
 
 def _check_people(cfg: RunConfig) -> None:

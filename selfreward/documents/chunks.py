@@ -27,19 +27,20 @@ def _pieces(text: str, most: int, count: Callable[[str], int]) -> Iterator[tuple
     for paragraph in re.split(r"\n\s*\n", text.strip()):
         separator = "\n\n"
         for sentence in _SENTENCE_END.split(" ".join(paragraph.split())):
-            for part in _fitting(sentence, most, count):
-                yield part, separator
-                separator = " "
+            yield from _fitting(sentence, separator, most, count)
+            separator = " "
 
 
-def _fitting(sentence: str, most: int, count: Callable[[str], int]) -> list[str]:
+def _fitting(sentence: str, separator: str, most: int, count: Callable[[str], int]) -> Iterator[tuple[str, str]]:
     """A sentence in halves, and those in halves, until each fits: between words, or inside a word that is alone."""
     if len(sentence) < 2 or count(sentence) <= most:
-        return [sentence]
+        yield sentence, separator
+        return
     words = sentence.split(" ")
-    middle = len(words) // 2
+    middle, between = len(words) // 2, " "
     halves = [" ".join(words[:middle]), " ".join(words[middle:])]
     if not middle:
-        middle = len(sentence) // 2
+        middle, between = len(sentence) // 2, ""
         halves = [sentence[:middle], sentence[middle:]]
-    return [part for half in halves for part in _fitting(half, most, count)]
+    yield from _fitting(halves[0], separator, most, count)
+    yield from _fitting(halves[1], between, most, count)

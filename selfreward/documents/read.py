@@ -11,7 +11,7 @@ from selfreward.errors import ConfigError
 from selfreward.rows import Row, Skipped, UnusedRowError, collect, rows_of, text_of
 from selfreward.store.identity import digest, file_sha256
 
-_SUFFIXES = (".txt", ".md")
+_SUFFIXES = (".txt", ".md", ".markdown")
 
 
 def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str, str]], Skipped]:
@@ -32,9 +32,11 @@ def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str,
     rows = _files_of(path, cfg.text_column) if path.is_dir() else rows_of(path, "documents.path")
     documents = collect(rows, take, on_error=on_error, skipped=skipped)
     if not documents:
-        kinds = " or ".join(_SUFFIXES)
+        kinds = ", ".join(_SUFFIXES)
         raise ConfigError(
-            "documents.path", path, f"holds no text; name a folder with {kinds} files, or a .jsonl or .parquet"
+            "documents.path",
+            path,
+            f"holds no text; name a folder with files that end in {kinds}, or a .jsonl or .parquet",
         )
     return documents, skipped
 
@@ -53,12 +55,12 @@ def _files_of(folder: Path, column: str) -> Iterator[Row]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix in _SUFFIXES and file.is_file())
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
 
 
 def _decoded(file: Path) -> str | bytes:
     content = file.read_bytes()
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
     except UnicodeDecodeError:
         return content

@@ -19,7 +19,7 @@ _END = re.compile(r"[ \t*_#]*\[end of text\][ \t*_.]*$", re.I | re.M)
 _COURTESY = re.compile(r"^(?:sure|certainly|of course|okay|ok)\b(?:[^\n:]*:\s*\n+|[!.]\s+)", re.I)
 _ANNOUNCED = re.compile(
     r"^(?:here(?:['’]s| is| are)|this is|(?:the )?(?:rephrased|rewritten))\b"
-    r"(?:[^\n:]*:\s*\n+|[^\n:]*\b(?:text|version|passage)\b[^\n:]*:\s*)",
+    r"(?:[^\n:]*:\s*\n+|[^\n:]*\b(?:text|version|passage)[*_\"]*:\s*)",
     re.I,
 )
 _CLOSING = re.compile(r"\n+(?:I hope|Let me know|Please let me|Feel free|Is there anything)\b[^\n]*\s*$", re.I)
@@ -81,7 +81,7 @@ def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> 
 
 def questions(rephrased: str) -> list[str]:
     """The questions in a text of questions and answers, without answers that stand on the same line."""
-    return [_ANSWER.split(match["text"], 1)[0] for match in _QUESTION.finditer(rephrased)]
+    return [_ANSWER.split(match["text"], 1)[0].rstrip("*_ ") for match in _QUESTION.finditer(rephrased)]
 
 
 def kept(text: str, rephrased: str) -> Kept:

@@ -28,6 +28,12 @@ REASONS = (
 """Why a prompt is left out, in the order that is looked at."""
 
 
+_LETTER_AS_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as one."""
+_UNSPACED = re.compile(f"[{_LETTER_AS_WORD}]")
+_WORD = re.compile(rf"[{_LETTER_AS_WORD}]|[^\W_{_LETTER_AS_WORD}]+")
+
+
 class PromptFilter:
     """Looks at one prompt after the other and keeps those that are new.
 
@@ -59,9 +65,10 @@ class PromptFilter:
             return "is cut off"
         if not text[0].isalnum() and text[0] not in "\"'(¿¡":
             return "begins with a mark"
-        if len(words) < cfg.least_words:
+        length = len(words) + len(_UNSPACED.findall(text))
+        if length < cfg.least_words:
             return "has too few words"
-        if len(words) > cfg.most_words:
+        if length > cfg.most_words:
             return "has too many words"
         if self._keywords.search(text):
             return "has a keyword"
@@ -104,12 +111,17 @@ def closest(text: str, others: Iterable[str]) -> tuple[float, str]:
     return best, found
 
 
+class _Words:
+    """What `rouge_score` asks for its words. Its own tokenizer knows no letters but those of English."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower())
+
+
 @cache
 def tokens(text: str) -> Counter[str]:
     """The words that ROUGE counts, each with how often it comes."""
-    from rouge_score.tokenizers import DefaultTokenizer
-
-    return Counter(DefaultTokenizer(use_stemmer=False).tokenize(text))
+    return Counter(_Words().tokenize(text))
 
 
 def _bound(own: Counter[str], other: Counter[str]) -> float:
@@ -121,7 +133,7 @@ def _bound(own: Counter[str], other: Counter[str]) -> float:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=_Words())
 
 
 def _plain(text: str) -> str:

@@ -75,4 +75,4 @@ def _proposal(text: str, reply: str, ask: Ask, *, finished: bool) -> Proposal:
     return Proposal(text, ask.shown, finished or len(reply.strip()) > len(text) + 2)
 
 
-PROPOSALS = Stage("proposals", 1, propose)
+PROPOSALS = Stage("proposals", 2, propose)

@@ -189,6 +189,11 @@ INDEPENDENT: dict[str, Any] = {
             "tuning.max_length=1024: a chunk of documents.chunk_tokens=1024 would be left out; raise it above that",
         ),
         ({"tuning.ratings.highest_score": 0.0}, "tuning.ratings.highest_score=0.0: scores begin at .*lowest_score=0;"),
+        ({"gate.language": "english"}, "gate.language=english: use the code of a language, such as en, de or zh, or"),
+        (
+            {"generation.kind": "self_instruct", "generation.language": "xx"},
+            "generation.language=xx: use the code of a language",
+        ),
         ({"people.held_out": 3}, "people.held_out=3: all of people is there to measure by; leave it at 0"),
         (
             {"people.path": __file__, "judge.kind": "verifier", "prompts.kind": "constraints"},

@@ -54,6 +54,13 @@ def test_a_word_that_is_too_long_by_itself_is_cut_too() -> None:
     assert cut_document("abcdefgh ij", 3, len) == ["ab", "cd", "ef", "gh", "ij"]
 
 
+@given(st.lists(st.text(alphabet="ab漢", min_size=1, max_size=12), min_size=1, max_size=6), st.integers(1, 9))
+def test_a_word_s_parts_are_not_put_apart_where_they_meet_in_a_chunk(words: list[str], most: int) -> None:
+    text = " ".join(words)
+    assert "".join(cut_document(text, most, lambda part: len(part.encode()))).replace(" ", "") == "".join(words)
+    assert all(piece in text for piece in cut_document(text, max(most, 3), lambda part: len(part.encode())))
+
+
 # Reading
 
 
@@ -63,8 +70,9 @@ def test_a_folder_of_texts_and_a_file_of_them(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(" First. \n")
     (tmp_path / "a copy.txt").write_text("First.")
     (tmp_path / "c.pdf").write_bytes(b"no text")
+    (tmp_path / "D.TXT").write_text("Third.", encoding="utf-8-sig")
     found, skipped = read_documents(DocumentsConfig(str(tmp_path)), "raise")
-    assert found == [("a copy.txt", "First."), ("deep/b.md", "Second.")]
+    assert found == [("D.TXT", "Third."), ("a copy.txt", "First."), ("deep/b.md", "Second.")]
     assert skipped.first == {"is there already": "a.txt"}
     rows = tmp_path / "texts.jsonl"
     rows.write_text(json.dumps({"body": "First."}) + "\n" + json.dumps({"body": "Second."}) + "\n")
@@ -103,7 +111,7 @@ def test_rows_without_text_stop_with_their_number_or_are_counted(tmp_path: Path,
 
 def test_no_text_at_all_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^documents\.path=.*: holds no text; name a folder with \.txt or \.md files"
+        ConfigError, match=r"^documents\.path=.*: holds no text; name a folder with files that end in \.txt, "
     ):
         read_documents(DocumentsConfig(str(tmp_path)), "raise")
 
@@ -145,6 +153,8 @@ def test_a_style_that_is_not_there_is_named(names: str) -> None:
         ("A tower.\n\nI hope this helps!", "A tower."),
         ("A tower. Here is why:\nit is tall.", "A tower. Here is why:\nit is tall."),
         ("[Text]\nA tower.\n[End of text]", "A tower."),
+        ("The rewritten constitution is a text of 1990: it has ten parts.",) * 2,
+        ("This is the story of a king whose text of laws survived: Hammurabi.",) * 2,
         ("Here it is:\n\n**[Text]**\n\nA tower that is tall.", "A tower that is tall."),
         ("A tower.\n\n[End of text]\n\n[Text]", "A tower."),
         ("[text] **A** tower. [End of text]", "**A** tower."),
@@ -179,6 +189,7 @@ def test_questions_are_read_and_what_was_kept_is_measured() -> None:
     assert questions(text) == ["How tall was it?", "Whose was it?"]
     assert questions("Question: How tall was it? Answer: 312 m") == ["How tall was it?"]
     assert questions("Question:\nAnswer: blue") == []
+    assert questions("Question: **What is that?**\nAnswer: a tower") == ["What is that?"]
     shares = kept(TEXT, text)
     assert shares.numbers == 0.5
     assert shares.names == 0.5

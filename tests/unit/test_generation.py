@@ -73,6 +73,7 @@ def test_an_operation_that_is_not_there_is_named(operations: str) -> None:
         ('"Name a river."', "Name a river."),
         ("Name a river.\n\nSure! The Nile.", "Name a river."),
         ("**Name a river.**", "Name a river."),
+        ('"To be" or "not to be"', '"To be" or "not to be"'),
         ("Fix this:\nI goes home.", "Fix this:\nI goes home."),
         ("  ", ""),
     ],
@@ -117,6 +118,24 @@ def test_what_was_cut_or_only_echoes_what_was_shown_is_left_out() -> None:
     assert reason(new, finished=False) == "is cut off"
     assert reason(new, [new.replace("walk", "run")]) == "echoes what was shown"
     assert reason("Imagine things.", least_words=2, keywords="") is None
+
+
+@pytest.mark.parametrize(
+    ("language", "known", "new"),
+    [
+        (
+            "ru",
+            "Напиши короткий рассказ о коте, который учится плавать.",
+            "Объясни простыми словами, почему идёт дождь.",
+        ),
+        ("zh", "写一个关于学会游泳的猫的短篇故事。", "用简单的话解释天空为什么是蓝色的。"),
+    ],
+)
+def test_prompts_in_other_scripts_are_held_against_each_other_too(language: str, known: str, new: str) -> None:
+    cfg = GenerationConfig(language=language)
+    assert PromptFilter(cfg, [known], None).reason_against(new, [], finished=True) is None
+    assert PromptFilter(cfg, [new], None).reason_against(known, [f"{known}!"], finished=True) == "echoes what was shown"
+    assert closest(known, [new, known]) == (1.0, known)
 
 
 def test_a_word_that_holds_a_keyword_is_none() -> None:

@@ -158,6 +158,19 @@ def test_the_language_of_a_text_and_of_too_little_of_one() -> None:
     assert language("2 + 2?") == UNKNOWN
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Explain quantum entanglement simply.",
+        "Suggest vegan dinner ideas.",
+        "Compare Java and Kotlin.",
+        "What is quantum physics?",
+    ],
+)
+def test_a_short_request_is_of_no_other_language_than_its_own(text: str) -> None:
+    assert language(text) in ("en", UNKNOWN)
+
+
 # Diversity
 
 
