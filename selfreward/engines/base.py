@@ -12,6 +12,12 @@ from selfreward.chat import Chat
 Advance = Callable[[float, int], None]
 """Told of progress as it is made: requests done, or the part of one, and tokens computed."""
 
+SHORTEN = (
+    "lower sampling.max_prompt_tokens, sampling.max_new_tokens or judge.max_new_tokens, "
+    "or data.max_characters where it is people's text"
+)
+"""What helps where a sequence is longer than an engine can take."""
+
 
 @dataclass(frozen=True)
 class Decoding:

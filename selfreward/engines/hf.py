@@ -14,7 +14,7 @@ from selfreward.adapters import Adapter
 from selfreward.attention import KERNELS, is_exchangeable
 from selfreward.cap import check_resident
 from selfreward.chat import Chat
-from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.base import SHORTEN, Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.local import nucleus
 from selfreward.engines.local.blocked_linear import OutputProduct, blocked, can_block
 from selfreward.engines.local.forward import Forward, Prompts
@@ -215,10 +215,7 @@ class HFEngine:
     def _check_length(self, tokens: int) -> None:
         limit = getattr(self._models.base.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and tokens > limit:
-            raise ModelError(
-                f"a sequence of {tokens} tokens is beyond the model's {limit}: lower sampling.max_prompt_tokens, "
-                "sampling.max_new_tokens or judge.max_new_tokens"
-            )
+            raise ModelError(f"a sequence of {tokens} tokens is beyond the model's {limit}: {SHORTEN}")
 
 
 class _Answers:

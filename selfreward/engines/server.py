@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from selfreward.adapters import Adapter
 from selfreward.chat import Chat
-from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
+from selfreward.engines.base import SHORTEN, Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.remote.client import Client, MalformedError, Request
 from selfreward.errors import ModelError, ServerError
 
@@ -23,7 +23,6 @@ Choice = dict[str, Any]
 
 _LIKELIEST = 20  # log-probabilities asked for where a server can't be asked for those of certain tokens
 _OPEN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # which the model's own settings would decide
-_TOO_LONG = "lower sampling.max_prompt_tokens, sampling.max_new_tokens or judge.max_new_tokens"
 
 
 class ServerEngine:
@@ -194,7 +193,7 @@ class ServerEngine:
 
     def _check_length(self, tokens: int) -> None:
         if self._longest and tokens > self._longest:
-            raise ModelError(f"a sequence of {tokens} tokens is beyond the server's {self._longest}: {_TOO_LONG}")
+            raise ModelError(f"a sequence of {tokens} tokens is beyond the server's {self._longest}: {SHORTEN}")
 
 
 def _models(reply: Any) -> dict[str, dict[str, Any]]:
