@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.errors import ModelError
+from selfreward.pretrained import load
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Chat:
         from transformers import AutoTokenizer  # takes a second to import, and a finished run needs no tokenizer
 
         self.folder = folder
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer: Any = load(AutoTokenizer, folder)
         if self.tokenizer.chat_template is None:
             raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
         if self.tokenizer.pad_token is None:
@@ -42,11 +43,11 @@ class Chat:
         from transformers import AutoConfig, GenerationConfig
 
         configured: int | list[int] | None = None
-        with suppress(OSError, ValueError):  # a tokenizer may stand alone
+        with suppress(OSError, ValueError, ModelError):  # a tokenizer may stand alone
             try:
                 configured = GenerationConfig.from_pretrained(self.folder).eos_token_id
             except OSError:  # then transformers takes them from the model's own configuration
-                configured = GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.folder)).eos_token_id
+                configured = GenerationConfig.from_model_config(load(AutoConfig, self.folder)).eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({id for id in [*ids, self.tokenizer.eos_token_id] if id is not None})
 

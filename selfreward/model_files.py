@@ -20,6 +20,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from selfreward.errors import ConfigError, ModelError
+from selfreward.pretrained import load
 from selfreward.store.identity import Identity, digest, file_sha256
 from selfreward.store.manifest import write_atomically
 
@@ -128,13 +129,13 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     dequantize = GgufConfig(dequantize=True)  # otherwise the weights stay packed and can be neither saved nor trained
-    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=dequantize, dtype=torch.bfloat16)
+    how = {"quantization_config": dequantize, "dtype": torch.bfloat16}
+    model = load(AutoModelForCausalLM, gguf.parent, gguf_file=gguf.name, **how)
     vars(model.config).pop("quantization_config", None)  # what is saved is not quantized any more
     vars(model).pop("hf_quantizer", None)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    load(AutoTokenizer, gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     for path in folder.glob("*config.json"):
         settings = json.loads(path.read_text())
         for key in ("transformers_version", "_name_or_path"):  # what converted it is not part of what it is

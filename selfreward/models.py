@@ -23,6 +23,7 @@ from selfreward.config import LoraConfig
 from selfreward.errors import ConfigError, ModelError
 from selfreward.fused_lora import fuse_adapters
 from selfreward.head import check_head
+from selfreward.pretrained import load
 
 TRAINED = "default"  # the name of an adapter's layers: trl trains no other
 
@@ -103,12 +104,12 @@ class Models:
 
     @torch.inference_mode(mode=False)  # loaded while sampling, it could otherwise never be trained
     def _load(self) -> Any:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = load(
+            AutoModelForCausalLM,
             self.folder,
             dtype=self.dtype,
             attn_implementation=pick_attention(self.device),
             use_safetensors=True,
-            trust_remote_code=False,
             **self._quantized(),
         )
         if self._quantization == "none":

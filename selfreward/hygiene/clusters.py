@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from selfreward.pretrained import load
+
 _CLUSTERS = 8
 _BATCH = 16
 
@@ -33,8 +35,8 @@ def embed(texts: Sequence[str], model_name: str) -> np.ndarray:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_name, trust_remote_code=False)
-    model: Any = AutoModel.from_pretrained(model_name, use_safetensors=True, trust_remote_code=False).eval()
+    tokenizer: Any = load(AutoTokenizer, model_name)
+    model: Any = load(AutoModel, model_name, use_safetensors=True).eval()
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     parts: list[np.ndarray] = []
     with torch.inference_mode():

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
 from selfreward.errors import ConfigError
+from selfreward.pretrained import load
 
 _FIELDS = (
     "hidden_size",
@@ -31,15 +32,16 @@ _KNOWN: dict[str, tuple[Any, tuple[int, int, int, int, int, int, bool]]] = {
 def model_config(name: str, revision: str | None) -> Any:
     """The configuration of a model, without its weights.
 
-    Raises `ConfigError` for one that is not known, not a folder, and not to be had from the hub.
+    Raises `ConfigError` for one that is not known, not a folder, and not to be had from the hub, and `ModelError` for
+    one that transformers can't load.
     """
     if name in _KNOWN:
         kind, values = _KNOWN[name]
         return kind(**dict(zip(_FIELDS, values, strict=True)))
     folder = Path(name).expanduser()
     try:
-        return AutoConfig.from_pretrained(folder if folder.is_dir() else name, revision=revision)
-    except (OSError, ValueError) as error:
+        return load(AutoConfig, folder if folder.is_dir() else name, revision=revision)
+    except OSError as error:
         reason = str(error).splitlines()[0]
         remedy = f"no configuration of it was found ({reason}); name a folder that holds a model, or a hub name"
         raise ConfigError("model.name", name, remedy) from None  # the remedy quotes it

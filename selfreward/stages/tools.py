@@ -12,6 +12,7 @@ from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.cap import available_gb, enforce_cap
 from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES, Host
+from selfreward.pretrained import load
 from selfreward.roles import Role, engine_name, engine_settings, settings_of
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
@@ -63,7 +64,7 @@ class Tools:
         from selfreward.models import pick_device
 
         device = pick_device(self.cfg.engine.device)
-        config, there = AutoConfig.from_pretrained(self.model_folder), self.available_gb or available_gb(device)
+        config, there = load(AutoConfig, self.model_folder), self.available_gb or available_gb(device)
         plan = Plan(config, self.cfg, device, available_gb=there)
         plan.check()
         self.say(plan_table(plan))

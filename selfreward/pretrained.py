@@ -1,0 +1,21 @@
+"""What transformers reads from a model's files. Code that comes with a model is never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfreward.errors import ModelError
+
+
+def load(kind: Any, source: Path | str, **how: Any) -> Any:
+    """What `kind`, one of transformers' Auto classes, makes of a folder or a hub name.
+
+    Raises `ModelError` for a model that needs code of its own, or is not whole, or of a type that is not known.
+    """
+    try:
+        return kind.from_pretrained(source, trust_remote_code=False, **how)
+    except ValueError as error:
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".: ")  # what follows is how to run that code
+        remedy = "take a whole model of a type that transformers knows; code that comes with one is never run"
+        raise ModelError(f"{source} can't be loaded ({reason}): {remedy}") from None
