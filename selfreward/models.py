@@ -190,10 +190,18 @@ def save_adapter(model: peft.PeftModel, folder: Path) -> None:
 
 
 def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is one, else the CPU. Apple's MPS must be asked for: nobody has tried it yet."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """`auto` is CUDA where there is one, else the CPU. Apple's MPS must be asked for: nobody has tried it yet.
+
+    Raises `ConfigError` for one that PyTorch does not find here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[device]:
+        raise ConfigError(
+            "engine.device", device, "PyTorch finds no such device here; use auto, or a PyTorch built for it"
+        )
+    return device
 
 
 def pick_attention(device: torch.device) -> str:

@@ -6,8 +6,10 @@ import copy
 import itertools
 import math
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.errors import ConfigError, NoPairsError
@@ -155,6 +157,19 @@ def test_prompts_that_are_all_too_long_are_a_mistake_with_a_remedy(tiny_config: 
     tiny_config.sampling.max_prompt_tokens = 1
     with pytest.raises(ConfigError, match="all 4 prompts are longer; raise it"):
         run_loop(tiny_config)
+
+
+@pytest.mark.parametrize(("device", "found_by"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
+def test_a_device_that_is_not_there_is_a_mistake_with_a_remedy_and_found_before_any_model_loads(
+    tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch, device: str, found_by: ModuleType
+) -> None:
+    monkeypatch.setattr(found_by, "is_available", lambda: False)
+    tiny_config.engine.device = device
+    recorder = Recorder()
+    said = rf"^engine.device={device}: PyTorch finds no such device here; use auto, or a PyTorch built for it$"
+    with pytest.raises(ConfigError, match=said):
+        run_loop(tiny_config, recorder)
+    assert recorder.computed == ["policies", "prompts"]
 
 
 def test_every_answer_is_compared_with_the_baseline_in_both_orders(tiny_config: RunConfig) -> None:
