@@ -14,6 +14,7 @@ import torch
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import load_file, save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
@@ -211,7 +212,7 @@ def pick_attention(device: torch.device) -> str:
 
 def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
     """peft's form of the adapter that would be trained."""
-    modules = [part.strip() for part in lora.target_modules.split(",")]
+    modules = _named(lora)
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -219,6 +220,23 @@ def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
         target_modules=modules[0] if modules == ["all-linear"] else modules,
         task_type="CAUSAL_LM",
     )
+
+
+def check_targets(base: PreTrainedModel, lora: LoraConfig) -> None:
+    """Raise `ConfigError` for a name that leads to no layer for an adapter: beside others, peft would ignore it."""
+    if (names := _named(lora)) == ["all-linear"]:
+        return
+    kinds, head = (torch.nn.Linear, Conv1D, torch.nn.Embedding), base.get_output_embeddings()
+    layers = [name for name, layer in base.named_modules() if isinstance(layer, kinds) and layer is not head]
+    if missing := [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]:
+        known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
+        lacking = f"the model has no layer {' or '.join(map(repr, missing))} for an adapter"
+        remedy = f"{lacking}; use all-linear alone, or some of {known}"
+        raise ConfigError("train.lora.target_modules", lora.target_modules, remedy)
+
+
+def _named(lora: LoraConfig) -> list[str]:
+    return [name.strip() for name in lora.target_modules.split(",")]
 
 
 def _read_settings(folder: Path) -> peft.LoraConfig:

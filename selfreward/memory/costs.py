@@ -15,7 +15,6 @@ from selfreward.errors import ConfigError, ModelError
 from selfreward.generation import WAYS
 from selfreward.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.memory.trace import Skeleton
-from selfreward.models import fresh_adapter
 
 LIBRARIES_GIB = 0.8
 """What Python, PyTorch and the other libraries hold of main memory before a model is loaded, in GiB."""
@@ -53,7 +52,8 @@ class Costs:
         kind: `cuda`, or `cpu` for all others.
         like: costs of the same model, whose tracing is used again where it holds.
 
-    Raises `ModelError` for a model that the loop can't use, and `ConfigError` for a quantisation that needs CUDA.
+    Raises `ModelError` for a model that the loop can't use, and `ConfigError` for a quantisation that needs CUDA or an
+    adapter on layers that the model lacks.
     """
 
     def __init__(self, config: Any, cfg: RunConfig, kind: str, like: Costs | None = None) -> None:
@@ -70,8 +70,7 @@ class Costs:
         else:
             fused = cfg.speed.fused_adapter and quantization == "none"  # quantised layers keep peft's forward
             speed = dataclasses.replace(cfg.speed, fused_adapter=fused)
-            adapter = fresh_adapter(cfg.train.lora)
-            self._skeleton = Skeleton(config, cfg.model.dtype, adapter, eager=kind == "cpu", speed=speed)
+            self._skeleton = Skeleton(config, cfg.model.dtype, cfg.train.lora, eager=kind == "cpu", speed=speed)
 
     def under(self, cfg: RunConfig) -> Costs:
         """The costs of the same model under other settings."""

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -22,9 +22,10 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from selfreward.attention import is_exchangeable
-from selfreward.config import SpeedConfig
+from selfreward.config import LoraConfig, SpeedConfig
 from selfreward.fused_lora import fuse_adapters
 from selfreward.head import CHUNK_BYTES, Head, score_tokens
+from selfreward.models import check_targets, fresh_adapter
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
 
@@ -42,6 +43,8 @@ class Skeleton:
         lora: the adapter that would be trained.
         eager: whether attention is computed as matrix products, as on a CPU, or by a fused kernel that keeps no scores.
         speed: which of the shorter ways training takes.
+
+    Raises `ConfigError` for an adapter on layers that the model lacks.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Skeleton:
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._lora = lora
         self.config = config
-        model = self._build(config.get_text_config().num_hidden_layers)
+        base = self._base(config.get_text_config().num_hidden_layers)
+        check_targets(base, lora)
+        model = self._adapted(base)
         self.parameters = {name: p for name, p in model.get_base_model().named_parameters() if "lora_" not in name}
         self.adapter_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.shares_keys = is_exchangeable(model.get_base_model())
@@ -85,8 +90,8 @@ class Skeleton:
         return line + gradients if later else max(line, gradients)
 
     def _peak(self, layers: int, pairs: Sequence[tuple[int, int, int]], *, checkpointing: bool, later: bool) -> int:
-        model = self._build(layers)
-        base: Any = model.get_base_model()
+        base = self._base(layers)
+        model = self._adapted(base)
         ours = self._speed.completion_head and Head(base).is_plain
         packs = ours and self._speed.share_prompt and can_pack(base)
         base.set_attn_implementation(self._kernel(packs=packs))
@@ -116,7 +121,7 @@ class Skeleton:
             return PACKED_ATTENTION["eager"] if self._eager else _FUSED
         return "eager" if self._eager else "sdpa"
 
-    def _build(self, layers: int) -> Any:
+    def _base(self, layers: int) -> Any:
         config = copy.deepcopy(self.config)
         text = config.get_text_config()
         text.num_hidden_layers = layers
@@ -124,8 +129,10 @@ class Skeleton:
             with suppress(AttributeError):  # where it follows from the number of layers
                 text.layer_types = text.layer_types[:layers]
         with torch.device("meta"):
-            base: Any = AutoModelForCausalLM.from_config(config, dtype=self._dtype)
-        model = get_peft_model(base.requires_grad_(False), copy.deepcopy(self._lora), low_cpu_mem_usage=True)
+            return AutoModelForCausalLM.from_config(config, dtype=self._dtype).requires_grad_(False)
+
+    def _adapted(self, base: Any) -> Any:
+        model = get_peft_model(base, fresh_adapter(self._lora), low_cpu_mem_usage=True)
         if self._speed.fused_adapter:
             fuse_adapters(model)
         return model

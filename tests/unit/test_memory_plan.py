@@ -50,7 +50,7 @@ def test_a_phase_s_parts_are_bytes_that_add_up(device: str) -> None:
     for phase in (plan.costs.training(pairs, checkpointing=False), plan.costs.sampling(8), plan.costs.scoring(1000)):
         assert all(isinstance(size, int) and size >= 0 for size in phase.values())
         assert plan.costs.fixed.items() <= phase.items()
-    traced = Skeleton(tiny(), "float32", fresh_adapter(cfg.train.lora), eager=device == "cpu")
+    traced = Skeleton(tiny(), "float32", cfg.train.lora, eager=device == "cpu")
     parts = plan.costs.training(pairs, checkpointing=False)
     optimiser = 2 * parts["gradients"]
     assert parts["optimiser"] == optimiser

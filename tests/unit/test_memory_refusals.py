@@ -31,6 +31,34 @@ def test_nf4_is_refused_without_cuda() -> None:
         Plan(tiny(), default(train__quantization="nf4"), "cpu")
 
 
+LAYERS = "down_proj, embed_tokens, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+
+
+@pytest.mark.parametrize(
+    ("named", "lacking"),
+    [
+        pytest.param("q_proj,v_porj", "'v_porj'", id="one of two misspelt"),
+        pytest.param("qproj, vproj", "'qproj' or 'vproj'", id="all misspelt"),
+        pytest.param("all-linear,q_proj", "'all-linear'", id="all and one more"),
+        pytest.param("q_proj,proj", "'proj'", id="the end of a name"),
+        pytest.param("mlp", "'mlp'", id="a block of layers"),
+        pytest.param("q_proj,lm_head", "'lm_head'", id="the output layer"),
+        pytest.param("q_proj,", "''", id="a name that is empty"),
+    ],
+)
+def test_each_name_must_be_of_a_layer_that_an_adapter_can_be_on(named: str, lacking: str) -> None:
+    """Where another one is, peft ignores it."""
+    with pytest.raises(ConfigError) as caught:
+        Plan(tiny(), default(train__lora__target_modules=named), "cpu")
+    said = f"the model has no layer {lacking} for an adapter; use all-linear alone, or some of {LAYERS}"
+    assert str(caught.value) == f"train.lora.target_modules={named}: {said}"
+
+
+@pytest.mark.parametrize("named", ["all-linear", "q_proj, v_proj", "self_attn.o_proj", "layers.1.mlp.up_proj"])
+def test_a_layer_goes_by_its_name_or_by_more_of_its_path(named: str) -> None:
+    Plan(tiny(), default(train__lora__target_modules=named), "cpu")
+
+
 @pytest.mark.parametrize(("key", "value"), [("sampling_rows", 4096), ("scoring_tokens", 4096)])
 def test_what_was_set_too_large_is_named_with_what_would_fit(key: str, value: int) -> None:
     cfg = default(**{"model__dtype": "float32", "memory__ram_gb": 0.95, f"memory__{key}": value})

@@ -73,7 +73,7 @@ def traced(
     later: bool = False,
     **lora: Any,
 ) -> int:
-    skeleton = Skeleton(config, dtype, fresh_adapter(LoraConfig(**lora)), eager=True)
+    skeleton = Skeleton(config, dtype, LoraConfig(**lora), eager=True)
     return skeleton.training_bytes(pairs, checkpointing=checkpointing, later=later)
 
 
@@ -82,7 +82,7 @@ def test_the_head_is_traced_with_the_device_s_own_chunk_of_logits(monkeypatch: p
 
     def bytes_with(rows: int, *, eager: bool) -> int:
         monkeypatch.setitem(CHUNK_BYTES, "cuda", rows * 4 * config.vocab_size)
-        skeleton = Skeleton(config, "bfloat16", fresh_adapter(LoraConfig()), eager=eager)
+        skeleton = Skeleton(config, "bfloat16", LoraConfig(), eager=eager)
         return skeleton.training_bytes([(8, 60, 60)], checkpointing=False)
 
     more_logits = 50 * 4 * config.vocab_size
@@ -250,7 +250,7 @@ def test_a_fused_kernel_keeps_no_scores() -> None:
     """A CPU's own kernel also makes a mask for the rejected, which CUDA's does without: some percent."""
     long: Pairs = [(500, 100, 100)]
     fused, eager = (
-        Skeleton(llama(), "float32", fresh_adapter(LoraConfig()), eager=eager).training_bytes(long, checkpointing=False)
+        Skeleton(llama(), "float32", LoraConfig(), eager=eager).training_bytes(long, checkpointing=False)
         for eager in (False, True)
     )
     scores = 7 * 4 * (600 * 600 + 100 * 600) * 4  # layers, heads, what each answer's tokens see, bytes
@@ -263,7 +263,7 @@ def test_a_fused_kernel_keeps_no_scores() -> None:
 
 def test_weights_are_not_counted() -> None:
     wide = llama(hidden_size=1024, intermediate_size=4096, vocab_size=50_000)
-    skeleton = Skeleton(wide, "float32", fresh_adapter(LoraConfig(r=1)), eager=True)
+    skeleton = Skeleton(wide, "float32", LoraConfig(r=1), eager=True)
     weights = sum(parameter.numel() * 4 for parameter in skeleton.parameters.values())
     assert skeleton.training_bytes([(1, 1, 1)], checkpointing=False) < 0.02 * weights
 
@@ -275,7 +275,7 @@ def test_the_gradients_of_all_adapter_parameters_are(checkpointing: bool) -> Non
     adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert adapter and all("lora_" in name and p.grad is not None for name, p in adapter.items())
     gradients = sum(p.grad.nbytes for p in adapter.values())
-    skeleton = Skeleton(llama(), "float32", fresh_adapter(LoraConfig()), eager=True)
+    skeleton = Skeleton(llama(), "float32", LoraConfig(), eager=True)
     assert 4 * skeleton.adapter_parameters == gradients
     shortest = skeleton.training_bytes([(1, 1, 1)], checkpointing=checkpointing)  # almost no activations
     assert gradients <= shortest <= 1.1 * gradients
@@ -284,14 +284,14 @@ def test_the_gradients_of_all_adapter_parameters_are(checkpointing: bool) -> Non
 @slow
 def test_they_are_in_a_deep_model_whose_head_is_the_peak_of_a_shallow_one() -> None:
     deep = llama(40, vocab_size=20_000)
-    skeleton = Skeleton(deep, "bfloat16", fresh_adapter(LoraConfig(r=64)), eager=True)
+    skeleton = Skeleton(deep, "bfloat16", LoraConfig(r=64), eager=True)
     assert skeleton.training_bytes([(8, 8, 8)], checkpointing=True) >= 4 * skeleton.adapter_parameters
 
 
 @slow
 def test_tracing_takes_no_memory_to_speak_of() -> None:
     config = model_config("meta-llama/Meta-Llama-3-8B-Instruct", None)
-    skeleton = Skeleton(config, "bfloat16", fresh_adapter(LoraConfig()), eager=False)
+    skeleton = Skeleton(config, "bfloat16", LoraConfig(), eager=False)
     before = resident_bytes()
     assert skeleton.training_bytes([(1000, 500, 500)] * 4, checkpointing=False) > 40 << 30
     assert resident_bytes() - before < 256 << 20
@@ -329,7 +329,7 @@ def by_trl(tiny_model: Path, tmp_path: Path) -> Callable[..., int]:
 def test_it_is_what_trl_s_own_step_keeps(by_trl: Callable[..., int], tiny_model: Path, micro_batch: int) -> None:
     """A later micro-batch finds the gradients of the first."""
     lengths: Pairs = [(60, 40, 40)] * 2
-    skeleton = Skeleton(LlamaConfig.from_pretrained(tiny_model), "float32", fresh_adapter(LoraConfig()), eager=True)
+    skeleton = Skeleton(LlamaConfig.from_pretrained(tiny_model), "float32", LoraConfig(), eager=True)
     found = skeleton.training_bytes(lengths[:micro_batch], checkpointing=False, later=micro_batch < 2)
     assert found == pytest.approx(by_trl(lengths, micro_batch), rel=WITHIN)
 
