@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
 from selfreward.cap import share_of_card
 from selfreward.config import EngineConfig, RunConfig
@@ -120,7 +121,7 @@ ENGINES: dict[str, Callable[[Host, EngineConfig], Engine]] = {"hf": _hf, "server
 
 def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
     """Raise `ConfigError` for a setting of the engine under `key` that its kind lacks, or can't use."""
-    if engine.kind == "server" and not engine.base_url:
+    if engine.kind == "server" and not _is_address(engine.base_url):
         raise ConfigError(f"{key}.base_url", engine.base_url, "name the server's address, as in http://host:8000/v1")
     if engine.kind == "vllm" and not engine.python:
         remedy = "name the interpreter of an environment that has vLLM, as in .venv-vllm/bin/python"
@@ -142,3 +143,11 @@ def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
         raise ConfigError(
             f"{key}.seeded", False, f"hf takes a seed for each answer; leave it true, or set {key}.kind=server"
         )
+
+
+def _is_address(text: str | None) -> bool:
+    try:
+        parts = urlsplit(text or "")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, for one
+        return False

@@ -307,6 +307,23 @@ def test_an_engine_that_can_not_play_its_role_is_refused(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("http://localhost:80a/v1", id="a port that is no number"),
+        pytest.param("http://localhost:99999/v1", id="a port that there is not"),
+        pytest.param("http://[::1/v1", id="half a bracket"),
+        pytest.param("http:///v1", id="no host"),
+        pytest.param("localhost:8000/v1", id="no scheme"),
+    ],
+)
+def test_a_server_s_address_that_no_request_could_reach_is_refused(cfg: RunConfig, url: str) -> None:
+    cfg.engines = {"grader": EngineConfig(kind="server", base_url=url)}
+    with pytest.raises(ConfigError) as caught:
+        check_settings(cfg)
+    assert str(caught.value) == (f"engines.grader.base_url={url}: name the server's address, as in http://host:8000/v1")
+
+
 def test_an_engine_may_be_named_for_more_than_one_role(cfg: RunConfig) -> None:
     cfg.engines = {"grader": EngineConfig(merge_adapter=True)}
     cfg.judge.engine = cfg.evaluation.engine = "grader"
