@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from selfreward.config import LaunchConfig
 from selfreward.errors import ConfigError, LaunchError
@@ -77,14 +77,28 @@ def _command(cfg: LaunchConfig, count: int) -> list[str]:
 
 def _processes(cfg: LaunchConfig) -> int:
     """How many to start. Raises `ConfigError` for a config file whose processes would each hold part of the model."""
-    file: Any = OmegaConf.to_container(OmegaConf.load(cfg.config_file)) if cfg.config_file else {}
+    file = _read(cfg.config_file) if cfg.config_file else {}
     if (kind := file.get("distributed_type")) in _SHARDERS:
-        raise ConfigError("launch.config_file", cfg.config_file or "", f"distributed_type: {kind} {DIVIDED}")
+        raise ConfigError("launch.config_file", cfg.config_file, f"distributed_type: {kind} {DIVIDED}")
     if count := cfg.processes or file.get("num_processes"):
         return count
     import torch  # only to count, where nobody has said
 
     return max(torch.cuda.device_count(), 1)
+
+
+def _read(file: str) -> dict[str, Any]:
+    """What a file of `accelerate config` says. Raises `ConfigError` for one that is none."""
+    try:
+        settings = yaml.safe_load(Path(file).read_text())  # as accelerate does
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            "launch.config_file", file, f"is no YAML ({reason}); `accelerate config` writes one"
+        ) from None
+    if not isinstance(settings, dict):
+        raise ConfigError("launch.config_file", file, "holds no settings; `accelerate config` writes one that does")
+    return settings
 
 
 def _failure(notes: Path, code: int, log: Path) -> LaunchError:

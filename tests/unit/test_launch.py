@@ -68,3 +68,19 @@ def test_a_config_file_that_cuts_the_model_up_is_refused(tmp_path: Path, kind: s
     file.write_text(f"distributed_type: {kind}\nnum_processes: 2\n")
     with pytest.raises(ConfigError, match=f"^launch.config_file=.*: distributed_type: {kind} would cut the base model"):
         launch(LaunchConfig("accelerate", config_file=str(file)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("num_processes: [2\n", r"is no YAML \(while parsing .*\); `accelerate config` writes one"),
+        ("- num_processes\n", "holds no settings; `accelerate config` writes one that does"),
+        ("", "holds no settings; `accelerate config` writes one that does"),
+    ],
+    ids=["broken off", "a list", "empty"],
+)
+def test_a_config_file_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"^launch.config_file={file}: {said}$"):
+        launch(LaunchConfig("accelerate", config_file=str(file)), tmp_path)
