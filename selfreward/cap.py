@@ -91,6 +91,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def why(error: BaseException) -> str:
+    """The first line of an error, or its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def release() -> None:
     """Give back what is no longer used, to the device and to the system."""
     gc.collect()
@@ -104,8 +109,9 @@ def release() -> None:
 class MemoryMeter:
     """Measures the peak of GPU memory where CUDA is in use, otherwise of the process's resident memory.
 
-    After each measurement it raises `OutOfMemoryError` where the GPU's memory in use has grown by more than `cap_gb`
-    GiB since the first one: what a kernel or a library takes past PyTorch's allocator counts too.
+    It raises `OutOfMemoryError` where memory runs out while it measures, and nobody has given way; and after each
+    measurement, where the GPU's memory in use has grown by more than `cap_gb` GiB since the first one: what a kernel or
+    a library takes past PyTorch's allocator counts too.
     """
 
     def __init__(self, cap_gb: float | None = None) -> None:
@@ -118,7 +124,15 @@ class MemoryMeter:
             release()  # or what an earlier phase held, and the system has not got back, would count for this one
         peak = _Peak()
         peak.restart()
-        yield peak
+        try:
+            yield peak
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"memory ran out ({why(error)}): lower memory.scoring_tokens, sampling.max_prompt_tokens or "
+                "sampling.max_new_tokens, or allow more memory"
+            ) from None
         if (cuda := _cuda()) and self._cap_gb is not None:
             free, total = cuda.mem_get_info()
             # What others hold of the device; CUDA itself counts as theirs, and is added again as an estimate.

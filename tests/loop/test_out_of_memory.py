@@ -1,7 +1,8 @@
-"""Memory that runs out in training: the step is taken again with fewer pairs at a time, and comes to the same."""
+"""Memory that runs out: a step of training is taken again with fewer pairs at a time, and comes to the same."""
 
 from __future__ import annotations
 
+import pkgutil
 import weakref
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from selfreward.cap import GIB, release, resident_bytes
-from selfreward.config import LoraConfig, MemoryConfig
+from selfreward.cap import GIB, MemoryMeter, release, resident_bytes
+from selfreward.config import LoraConfig, MemoryConfig, RunConfig
 from selfreward.errors import OutOfMemoryError
+from selfreward.explain import explain
+from selfreward.loop import loop
+from selfreward.model_files import identify
 from selfreward.training.trainer import PairTrainer
+from tests.loop.helpers import Recorder, make_store
 from tests.training import EIGHT_PAIRS, InStage, assert_same, pair, settings, train_config, train_in_stage
 
 ON_CPU = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
@@ -198,6 +203,38 @@ def test_any_other_error_is_left_as_it_is(tiny_model: Path, tmp_path: Path, runs
         train_in_stage(tiny_model, EIGHT_PAIRS, tmp_path, HOW)
     assert caught.value is error
     assert made == [2, 2]
+
+
+# In any other stage
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        pytest.param("parity", "selfreward.training.reference._score", id="parity"),
+        pytest.param("references", "selfreward.training.reference._score", id="references"),
+        pytest.param("candidates", "selfreward.engines.hf.HFEngine._decode", id="one prompt's answers"),
+    ],
+)
+def test_what_does_not_fit_in_a_stage_is_an_error_of_one_line_with_remedies(
+    tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch, stage: str, place: str
+) -> None:
+    stages: list[str] = []
+    whole = pkgutil.resolve_name(place)
+
+    def compute(*args: Any) -> Any:
+        if stages[-1] == stage:
+            raise CUDA
+        return whole(*args)
+
+    monkeypatch.setattr(place, compute)
+    store = make_store(tiny_config, Recorder(lambda _, stage: stages.append(stage)))
+    store.meter = MemoryMeter()
+    identity = identify(Path(tiny_config.model.name), tiny_config.model.dtype)
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(loop(tiny_config, identity, store))
+    assert explain(caught.value).startswith("memory ran out (CUDA out of memory.): lower memory.scoring_tokens, ")
+    assert stages[-1] == stage
 
 
 # In earnest

@@ -21,6 +21,7 @@ from selfreward.cap import (
     resident_bytes,
 )
 from selfreward.errors import ConfigError, OutOfMemoryError
+from selfreward.explain import explain
 
 MIB = 1 << 20
 
@@ -159,6 +160,33 @@ def test_so_are_many_small_ones_that_the_allocator_would_keep() -> None:
 
 
 # Measuring
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB."), "CUDA out of memory."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't allocate memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_memory_that_runs_out_while_it_is_measured_is_said_in_one_line_with_remedies(
+    error: Exception, reason: str
+) -> None:
+    with pytest.raises(OutOfMemoryError) as caught, MemoryMeter().measure():
+        raise error
+    assert explain(caught.value) == (
+        f"memory ran out ({reason}): lower memory.scoring_tokens, sampling.max_prompt_tokens or "
+        "sampling.max_new_tokens, or allow more memory"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OutOfMemoryError("one pair is too much; lower it")])
+def test_any_other_error_and_one_that_names_its_remedy_stay_as_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, MemoryMeter().measure():
+        raise error
+    assert caught.value is error
 
 
 @on_a_cpu_under_linux
