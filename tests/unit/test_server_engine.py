@@ -212,7 +212,7 @@ def test_a_server_whose_answers_can_not_be_trained_on_is_refused(
 
 def test_a_text_beyond_what_the_server_takes_is_refused_before_it_is_sent(script: Script, url: str, chat: Chat) -> None:
     with pytest.raises(
-        ModelError, match="a sequence of 1001 tokens is beyond the server's 1000: lower sampling.*data.max_ch"
+        ModelError, match=r"a sequence of 1001 tokens is beyond the server's 1000: lower sampling.*data\.max_ch"
     ):
         engine_at(url, chat).sample([SampleRequest([5] * 995, [1])], DECODING, None, ignore)
     assert not script.asked
