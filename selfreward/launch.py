@@ -76,11 +76,16 @@ def _command(cfg: LaunchConfig, count: int) -> list[str]:
 
 
 def _processes(cfg: LaunchConfig) -> int:
-    """How many to start. Raises `ConfigError` for a config file whose processes would each hold part of the model."""
+    """How many to start.
+
+    Raises `ConfigError` for a config file that says no number, or whose processes would each hold part of the model.
+    """
     file = _read(cfg.config_file) if cfg.config_file else {}
     if (kind := file.get("distributed_type")) in _SHARDERS:
         raise ConfigError("launch.config_file", cfg.config_file, f"distributed_type: {kind} {DIVIDED}")
     if count := cfg.processes or file.get("num_processes"):
+        if not isinstance(count, int):
+            raise ConfigError("launch.config_file", cfg.config_file, f"num_processes: {count} is no number; write one")
         return count
     import torch  # only to count, where nobody has said
 

@@ -70,6 +70,13 @@ def test_a_config_file_that_cuts_the_model_up_is_refused(tmp_path: Path, kind: s
         launch(LaunchConfig("accelerate", config_file=str(file)), tmp_path)
 
 
+def test_a_config_file_with_no_number_of_processes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("num_processes: two\n")
+    with pytest.raises(ConfigError, match=f"^launch.config_file={file}: num_processes: two is no number; write one$"):
+        launch(LaunchConfig("accelerate", config_file=str(file)), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
