@@ -132,8 +132,9 @@ class StageSettings:
 
     @property
     def grader(self) -> TuneIdentity:
-        tuning = self.tuning
-        return TuneIdentity({**tuning.tuning, "verdicts": "duels"}, tuning.lora, tuning.texts)
+        """It learns from all ratings that are kept for it: how much policy 0 learns from is nothing to it."""
+        tuning = only(self.cfg.tuning, OPTIMISER) | {"verdicts": "duels"}
+        return TuneIdentity(tuning, self.cfg.train.lora, self.tuning.texts)
 
     @property
     def agreement(self) -> AgreementIdentity:

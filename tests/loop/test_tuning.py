@@ -243,6 +243,15 @@ def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(peo
     assert first["grader_agreement"].manifest.parents["policy"] == first["grader"].reference
 
 
+def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_policy_0_learns(people: RunConfig) -> None:
+    people.tuning.epochs, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 15
+    people.tuning.most_ratings = 0
+    (made,) = run_loop(people)
+    kept = made["grader_ratings"].manifest.rows
+    assert kept and made["grader"].metrics["examples"] == 2 * kept  # each rating, and two duels of each prompt
+    assert made["policy"].metrics["examples"] == made["demonstrations"].manifest.rows
+
+
 def record(name: str) -> type[Any]:
     return Demonstration if name == "demonstrations" else Rating
 

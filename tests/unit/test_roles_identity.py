@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from selfreward.config import EngineConfig, RunConfig
 from tests.unit.dry_runs import POLICY, artifacts, iterations, learn_from_people, moved, read_documents
 
@@ -68,6 +70,16 @@ def test_without_what_people_wrote_no_setting_of_tuning_matters(cfg: RunConfig) 
     before = artifacts(cfg)
     cfg.tuning.learning_rate, cfg.tuning.verdicts = 1.0, "sampled"
     assert artifacts(cfg) == before
+
+
+@pytest.mark.parametrize("most", ["most_demonstrations", "most_ratings"])
+def test_an_independent_judge_does_not_depend_on_how_much_policy_0_learns(cfg: RunConfig, most: str) -> None:
+    learn_from_people(cfg)
+    cfg.evaluation.judge, cfg.tuning.ratings.held_out = "independent", 5
+    before = artifacts(cfg)
+    setattr(cfg.tuning, most, 7)
+    changed = moved(before, artifacts(cfg))[0]
+    assert "policy" in changed and not {"grader_ratings", "grader", "grader_agreement"} & changed
 
 
 def test_the_policy_of_the_iteration_writes_prompts_or_policy_0(cfg: RunConfig) -> None:
