@@ -229,6 +229,15 @@ class TuningConfig(Execution):
     max_length: int = _number(1024, least=2)  # tokens of an example; longer ones are left out, and counted
 
     @property
+    def learned(self) -> dict[str, SeedFileConfig]:
+        """The files that policy 0 learns from."""
+        files = {
+            "demonstrations": (self.demonstrations, self.most_demonstrations),
+            "ratings": (self.ratings, self.most_ratings),
+        }
+        return {name: file for name, (file, most) in files.items() if file.path and most != 0}
+
+    @property
     def in_use(self) -> dict[str, Any]:
         """The settings that the tuned policy depends on; the files have an identity of their own."""
         files = {"demonstrations", "ratings"}
@@ -349,7 +358,7 @@ class RunConfig(Execution):
     def tunes(self) -> bool:
         """Whether there is supervised training before the loop."""
         reads = self.documents.path is not None and self.documents.most_tokens != 0
-        return reads or self.tuning.demonstrations.path is not None or self.tuning.ratings.path is not None
+        return reads or bool(self.tuning.learned) or self.evaluation.judge == "independent"
 
     @property
     def reference_logprobs(self) -> str:

@@ -182,15 +182,13 @@ def _seeds(
 ) -> Iteration:
     """What policy 0 is tuned on, without what it is evaluated on or an independent judge learned; empty where there is
     nothing."""
-    tuning = stages.cfg.tuning
-    files = {"demonstrations": (DEMONSTRATIONS, tuning.demonstrations), "ratings": (RATINGS, tuning.ratings)}
+    kinds = {"demonstrations": DEMONSTRATIONS, "ratings": RATINGS}
     apart = dict(evaluated)
     if "grader_ratings" in judge:
         apart["grader_ratings"] = judge["grader_ratings"]
     return {
-        name: store.run(stage, stages.seeds(f"tuning.{name}", file), apart)
-        for name, (stage, file) in files.items()
-        if file.path
+        name: store.run(kinds[name], stages.seeds(f"tuning.{name}", file), apart)
+        for name, file in stages.cfg.tuning.learned.items()
     }
 
 

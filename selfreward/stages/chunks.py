@@ -40,6 +40,8 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
 
     No chunk is learned from that holds what is held out here, or a text of an evaluation, which is any other parent
     than the policy.
+
+    Raises `ConfigError` where none is left to learn from.
     """
     cfg = DocumentsConfig(path=tools.cfg.documents.path, **config.documents)
     documents, skipped = read_documents(cfg, config.on_error)
@@ -61,6 +63,8 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
         if chunk.chunk_id in leaks:
             skipped.add("a chunk is evaluated on", chunk.document)
     kept = [chunk for chunk in chunks if chunk.chunk_id not in leaks]
+    if all(chunk.held_out for chunk in kept):
+        raise ConfigError("documents.path", cfg.path, "all its chunks are evaluated on; name other texts")
     work.shards([kept], list, Chunk)
     return {
         "documents": len(documents),

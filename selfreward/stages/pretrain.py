@@ -52,6 +52,9 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     random.shuffle(texts)
     size = min(_BLOCK_TOKENS, TuningConfig(**config.tuning).max_length)
     examples = [Example(block[:1], block[1:]) for block in blocks(texts, size) if len(block) > 1]
+    if not examples:
+        remedy = "what is learned from has two tokens at least; raise it, or use 0 to learn nothing"
+        raise ConfigError("documents.most_tokens", config.most_tokens, remedy)
     metrics = tune_on(examples, config.tuning, config.lora, parents, work, tools)
     return metrics | {f"{kind}_tokens": sum(map(len, some)) for kind, some in taken.items()}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
+from selfreward.errors import ConfigError
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import read_demonstrations, read_ratings
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
@@ -42,7 +43,10 @@ def select_seeds(
     config: SeedsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, record: type[Any]
 ) -> Metrics:
     """One part of a file. None of the prompts of `parents` is in it: they are there to measure by. What holds one of
-    them in other words around it is a leak."""
+    them in other words around it is a leak.
+
+    Raises `ConfigError` where nothing is left.
+    """
     evaluations = {name: evaluated_texts(parent) for name, parent in parents.items()}
     apart = {prompt_id(text) for texts in evaluations.values() for text in texts}
     read = read_demonstrations if record is Demonstration else read_ratings
@@ -51,6 +55,10 @@ def select_seeds(
     chosen: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
     leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
     kept = [seed for seed in chosen if seed.prompt_id not in leaks]
+    if not kept:
+        if config.held_out:
+            raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
+        raise ConfigError(f"{config.key}.path", file.path, "all its prompts are evaluated on; name another file")
     work.shards([kept], list, record)
     left_out = dict(seeds.skipped.counts)
     if leaks:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import RunConfig
-from selfreward.errors import ContaminationError
+from selfreward.errors import ConfigError, ContaminationError
 from selfreward.records import Candidate, Chunk, Demonstration
 from tests.loop.helpers import Recorder, run_loop
 
@@ -57,6 +57,31 @@ def test_what_people_answered_is_looked_at_too(planted: RunConfig, tmp_path: Pat
     (made,) = run_loop(planted)
     assert [row.prompt for row in made["demonstrations"].read(Demonstration)] == ["Say yes."]
     assert made["demonstrations"].metrics["left_out"] == {"is evaluated on": 1}
+
+
+def test_where_no_answer_of_people_is_left_the_file_is_named(planted: RunConfig, tmp_path: Path) -> None:
+    rows = [{"prompt": PLANTED, "response": "Dear mayor."}]
+    planted.tuning.demonstrations.path = _written(tmp_path / "answers.jsonl", rows)
+    planted.gate.contamination = "drop"
+    with pytest.raises(ConfigError, match=r"^tuning.demonstrations.path=.*: all its prompts are evaluated on; name"):
+        run_loop(planted)
+
+
+def test_where_none_of_those_held_out_is_left_it_says_to_hold_out_more(planted: RunConfig, tmp_path: Path) -> None:
+    rows = [{"prompt": PLANTED, "response": "Dear mayor."}, {"prompt": "Say yes.", "response": "Yes."}]
+    file = planted.tuning.demonstrations
+    file.path, file.held_out = _written(tmp_path / "answers.jsonl", rows), 1  # the planted one, by its hash
+    planted.gate.contamination = "drop"
+    with pytest.raises(ConfigError, match=r"^tuning.demonstrations.held_out=1: all of them are evaluated on; hold out"):
+        run_loop(planted)
+
+
+def test_where_no_chunk_is_left_the_documents_are_named(planted: RunConfig, tmp_path: Path) -> None:
+    rows = [{"text": f"{PLANTED} {number}"} for number in range(2)]
+    planted.documents.path, planted.documents.held_out = _written(tmp_path / "texts.jsonl", rows), 1
+    planted.gate.contamination = "drop"
+    with pytest.raises(ConfigError, match=r"^documents.path=.*: all its chunks are evaluated on; name other texts"):
+        run_loop(planted)
 
 
 def test_documents_are_looked_at_too(planted: RunConfig, tmp_path: Path) -> None:

@@ -252,6 +252,17 @@ def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_polic
     assert made["policy"].metrics["examples"] == made["demonstrations"].manifest.rows
 
 
+def test_where_nothing_is_to_be_learned_policy_0_is_the_base_model_and_measured_all_the_same(people: RunConfig) -> None:
+    people.tuning.most_demonstrations, people.tuning.demonstrations.held_out = 0, 5
+    people.tuning.most_ratings = 0
+    recorder = Recorder()
+    (made,) = run_loop(people, recorder)
+    assert not people.tunes
+    assert made["policy"].metrics == {} and not {"demonstrations", "ratings"} & made.keys()
+    assert recorder.computed.count("policies") == 1
+    assert {"agreement", "imitation"} <= made.keys()
+
+
 def record(name: str) -> type[Any]:
     return Demonstration if name == "demonstrations" else Rating
 

@@ -116,6 +116,12 @@ def test_a_share_of_rephrasings_that_is_not_there_is_an_error_that_names_it(read
         run_loop(reading)
 
 
+def test_a_text_of_one_token_is_nothing_to_learn_from(reading: RunConfig) -> None:
+    reading.documents.most_tokens = 1
+    with pytest.raises(ConfigError, match=r"^documents.most_tokens=1: what is learned from has two tokens at least;"):
+        run_loop(reading)
+
+
 def test_documents_may_be_rephrased_and_measured_alone(reading: RunConfig) -> None:
     reading.documents.most_tokens = 0
     (made,) = run_loop(reading)
