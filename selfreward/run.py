@@ -156,16 +156,18 @@ def _mirror(
     iterations: list[Iteration] = []
     logged = 0
 
+    def write() -> None:
+        from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
+
+        write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
+
     def mirror() -> None:
         nonlocal logged
         for number in range(logged, len(iterations)):
             dashboard.log(number, iterations[number])
         logged = len(iterations)
         if cfg.tracking.report:
-            from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
-
-            title = f"{cfg.name}: policy {len(iterations) - 1}"
-            write_report(report, title, settings, iterations, cfg.tracking.examples)
+            write()
         write_cards(folder, iterations)
         link(folder, iterations)
 
@@ -180,6 +182,8 @@ def _mirror(
                 console.heading(number + 1, cfg.iteration)
         if not console.computed and not is_linked(folder, iterations):
             mirror()
+        elif cfg.tracking.report and not report.exists():
+            write()
     finally:
         dashboard.finish()
     console.say("", final_table(iterations))

@@ -39,8 +39,11 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keep the resolved configuration."""
-    write_atomically(folder / SETTINGS, json.dumps(settings, indent=2).encode())
+    """Keep the resolved configuration. A folder that shows what it did otherwise than is now asked for is not whole."""
+    path = folder / SETTINGS
+    if path.is_file() and json.loads(path.read_text())["tracking"] != settings["tracking"]:
+        (folder / LINEAGE).unlink(missing_ok=True)
+    write_atomically(path, json.dumps(settings, indent=2).encode())
 
 
 def link(folder: Path, iterations: Sequence[Iteration]) -> None:

@@ -1,0 +1,58 @@
+"""What a run's folder shows is what was asked for, also where all of it was there already."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from selfreward.config import RunConfig
+from selfreward.run import follow, prepare
+
+
+@pytest.fixture
+def cfg(tiny_config: RunConfig) -> RunConfig:
+    """Policy 0 alone, which shows nothing but its folder."""
+    tiny_config.iteration, tiny_config.tracking.report = 0, False
+    return tiny_config
+
+
+def shown(cfg: RunConfig) -> Path:
+    """The folder of a run, once it has run."""
+    follow(cfg, prepare(cfg), dataclasses.asdict(cfg), Path(cfg.output_dir))
+    return Path(cfg.output_dir)
+
+
+def test_a_report_that_is_asked_for_when_all_is_there_is_made_and_again_where_it_was_removed(cfg: RunConfig) -> None:
+    report = shown(cfg) / "report.html"
+    assert not report.exists()
+    cfg.tracking.report = True
+    shown(cfg)
+    made = report.read_text()
+    report.unlink()
+    shown(cfg)
+    assert report.read_text() == made
+
+
+def test_a_report_shows_as_many_examples_as_are_asked_for_later(cfg: RunConfig) -> None:
+    cfg.iteration, cfg.tracking.report, cfg.tracking.examples = 1, True, 1
+    report = shown(cfg) / "report.html"
+    assert "The first 1 of 6 prompts" in report.read_text()
+    cfg.tracking.examples = 2
+    shown(cfg)
+    assert "The first 2 of 6 prompts" in report.read_text()
+
+
+def test_a_dashboard_that_is_asked_for_when_all_is_there_is_filled_once(
+    cfg: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr("selfreward.run.Dashboard.log", lambda self, number, iteration: logged.append(number))
+    shown(cfg)
+    logged.clear()
+    cfg.tracking.wandb = "offline"
+    shown(cfg)
+    assert logged == [0]
+    shown(cfg)
+    assert logged == [0]
