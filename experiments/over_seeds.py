@@ -62,9 +62,11 @@ def shown(iteration: Iteration, name: str) -> str:
     """The same with its interval."""
     artifact, metric = name.split(".")
     metrics = iteration[artifact].metrics
-    if f"{metric}_low" not in metrics:
+    measure, slash, kind = metric.partition("/")  # the ends of an interval are named before the category
+    low, high = (f"{measure}_{end}{slash}{kind}" for end in ("low", "high"))
+    if low not in metrics:
         return f"{metrics[metric]:.4g}"
-    return f"{metrics[metric]:.4g} [{metrics[f'{metric}_low']:.4g}, {metrics[f'{metric}_high']:.4g}]"
+    return f"{metrics[metric]:.4g} [{metrics[low]:.4g}, {metrics[high]:.4g}]"
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
 
 def pass_rates(answers: Sequence[Candidate]) -> Metrics:
     """The share of answers that pass all their checks: of all, and of each category. Nothing where none has any."""
-    return {f"pass_rate{suffix}": fmean(passed.values()) for suffix, passed in _passed(answers).items()}
+    return {f"pass_rate{kind}": fmean(passed.values()) for kind, passed in _passed(answers).items()}
 
 
 def pass_gains(
@@ -109,25 +109,27 @@ def pass_gains(
     """How much higher the share is than the baseline's, with the interval of the mean difference over prompts."""
     metrics: Metrics = {}
     before = _passed([baseline[answer.prompt_id] for answer in answers])
-    for suffix, passed in _passed(answers).items():
-        gains = [float(passed[prompt]) - before[suffix][prompt] for prompt in passed]
+    for kind, passed in _passed(answers).items():
+        gains = [float(passed[prompt]) - before[kind][prompt] for prompt in passed]
         interval = bootstrap(gains, samples, confidence, seed)
-        metrics[f"pass_gain{suffix}"] = fmean(gains)
-        metrics[f"pass_gain{suffix}_low"], metrics[f"pass_gain{suffix}_high"] = interval.low, interval.high
+        metrics[f"pass_gain{kind}"] = fmean(gains)
+        metrics[f"pass_gain_low{kind}"], metrics[f"pass_gain_high{kind}"] = interval.low, interval.high
     return metrics
 
 
 def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
     """Whether the answer to each prompt that can be checked passes: of all prompts, and of each category.
 
-    The keys are the suffixes of the metrics, and then the prompts' ids.
+    The keys are what names of metrics end in, and then the prompts' ids. The slash keeps a category called `low` apart
+    from the end of an interval.
     """
     groups: dict[str, dict[str, bool]] = {}
     for answer in answers:
         if answer.check:
             passed = passes(answer.text, load(answer.check))
-            for suffix in ("", f"_{answer.category}"):
-                groups.setdefault(suffix, {})[answer.prompt_id] = passed
+            kinds = ["", f"/{answer.category}"] if answer.category else [""]
+            for kind in kinds:
+                groups.setdefault(kind, {})[answer.prompt_id] = passed
     return groups
 
 
@@ -148,4 +150,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 4, evaluate)
+EVALUATE = Stage("evaluations", 5, evaluate)

@@ -208,9 +208,9 @@ def _beside_length(summaries: Summaries, name: str, by_length: str, who: str, la
 
 
 def _passes(summaries: Summaries, axes: Axes) -> None:
-    kinds = {"": ("all", "o-", BLUE), "_seen": ("kinds in training", "s--", ORANGE), "_unseen": ("others", "^:", INK)}
-    for suffix, (label, style, colour) in kinds.items():
-        at, rates = _points(summaries, f"evaluation/pass_rate{suffix}")
+    kinds = {"": ("all", "o-", BLUE), "/seen": ("kinds in training", "s--", ORANGE), "/unseen": ("others", "^:", INK)}
+    for kind, (label, style, colour) in kinds.items():
+        at, rates = _points(summaries, f"evaluation/pass_rate{kind}")
         if at:
             axes.plot(at, rates, style, color=colour, label=label)
     axes.set_ylim(-0.02, 1.02)

@@ -220,7 +220,7 @@ def pass_rate(iteration: Iteration) -> str:
     metrics = pass_metrics(iteration)
     if not metrics:
         return ""
-    apart = [f"{percent(metrics[f'pass_rate_{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate_{c}" in metrics]
+    apart = [f"{percent(metrics[f'pass_rate/{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate/{c}" in metrics]
     text = percent(metrics["pass_rate"]) + (f" ({', '.join(apart)} kinds)" if len(apart) > 1 else "")
     if "pass_gain" in metrics:
         low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]

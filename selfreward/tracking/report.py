@@ -80,8 +80,8 @@ COLUMNS = {
     ),
     "Checked by code": (
         Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
-        Column("seen kinds", ("evaluation/pass_rate_seen",), "{:.0%}"),
-        Column("unseen kinds", ("evaluation/pass_rate_unseen",), "{:.0%}"),
+        Column("seen kinds", ("evaluation/pass_rate/seen",), "{:.0%}"),
+        Column("unseen kinds", ("evaluation/pass_rate/unseen",), "{:.0%}"),
         Column("points gained", ("evaluation/pass_gain",), "{:+.0%}"),
         Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0%} to {:+.0%}"),
     ),

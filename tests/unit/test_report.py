@@ -153,7 +153,7 @@ def test_shows_the_share_of_answers_that_pass_where_they_are_checked(
     checked: list[Iteration] = []
     for rate, iteration in zip((0.25, 0.5), iterations, strict=True):
         manifest = iteration["evaluation"].manifest
-        passed = {"pass_rate": rate, "pass_rate_seen": rate, "pass_rate_unseen": rate / 2}
+        passed = {"pass_rate": rate, "pass_rate/seen": rate, "pass_rate/unseen": rate / 2}
         evaluation = replace(iteration["evaluation"], manifest=replace(manifest, metrics=manifest.metrics | passed))
         checked.append({**iteration, "evaluation": evaluation})
     html = written(tmp_path, checked)

@@ -177,7 +177,7 @@ def test_an_answer_passes_when_all_its_checks_hold_and_categories_are_counted_ap
         checked(0, "rain, wind", LOWER, NO_COMMAS, prompt_id="b"),
         checked(0, "rain", LOWER, prompt_id="c", category=UNSEEN),
     ]
-    assert pass_rates(answers) == {"pass_rate": 2 / 3, "pass_rate_seen": 1 / 2, "pass_rate_unseen": 1.0}
+    assert pass_rates(answers) == {"pass_rate": 2 / 3, "pass_rate/seen": 1 / 2, "pass_rate/unseen": 1.0}
 
 
 def test_answers_without_checks_have_no_pass_rate() -> None:
@@ -190,3 +190,15 @@ def test_the_gain_is_over_the_same_prompts_and_its_interval_holds_it() -> None:
     gains = pass_gains(after, before, samples=500, confidence=0.95, seed=0)
     assert gains["pass_gain"] == 0.5
     assert 0 < gains["pass_gain_low"] < 0.5 < gains["pass_gain_high"] < 1
+
+
+@pytest.mark.parametrize("category", ["low", "high", "seen_low", ""])
+def test_whatever_a_category_is_called_it_takes_no_other_metrics_name(category: str) -> None:
+    after = [checked(0, "rain", LOWER, prompt_id=str(i), category=category if i < 10 else "others") for i in range(20)]
+    before = {a.prompt_id: replace(a, text="Rain" if int(a.prompt_id) < 5 else "rain") for a in after}
+    gains = pass_gains(after, before, samples=500, confidence=0.95, seed=0)
+    names = ["pass_gain", "pass_gain_low", "pass_gain_high"]
+    kinds = ["", "/others", f"/{category}"] if category else ["", "/others"]
+    assert sorted(gains) == sorted(name + kind for name in names for kind in kinds)
+    assert [gains[f"pass_gain{kind}"] for kind in kinds] == [1 / 4, 0, 1 / 2][: len(kinds)]
+    assert gains["pass_gain_low"] < 1 / 4 < gains["pass_gain_high"]
