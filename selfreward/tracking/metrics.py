@@ -111,8 +111,9 @@ def memory(iteration: Iteration) -> dict[str, float]:
 
 
 def cost(iteration: Iteration) -> Cost:
-    """What the iteration's artifacts took to make, whenever they were made."""
-    return sum((artifact.manifest.cost for artifact in iteration.values()), Cost())
+    """What the iteration's artifacts took to make, whenever they were made; one under two names was made once."""
+    made = {artifact.reference: artifact.manifest.cost for artifact in iteration.values()}
+    return sum(made.values(), Cost())
 
 
 def verdict(evaluation: Mapping[str, Any]) -> str:

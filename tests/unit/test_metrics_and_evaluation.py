@@ -171,14 +171,14 @@ def test_policy_0_is_measured_and_not_compared(tmp_path: Path) -> None:
 # What is shown
 
 
-def made(metrics: Metrics, cost: Cost) -> Artifact:
-    return Artifact(Path(), Manifest("stage", 1, "id", {}, {}, None, {}, metrics, cost))
+def made(metrics: Metrics, cost: Cost, id: str = "one") -> Artifact:
+    return Artifact(Path(), Manifest("stage", 1, id, {}, {}, None, {}, metrics, cost))
 
 
 def test_a_summary_names_metrics_by_their_part_and_leaves_out_what_was_not_measured() -> None:
     iteration = {
         "policy": made({}, Cost(1.5, 10, 2 * GIB)),
-        "evaluation": made({"mean_score": None, "mean_tokens": 7.0, "unlisted": 1}, Cost(2.0, 5, 3 * GIB)),
+        "evaluation": made({"mean_score": None, "mean_tokens": 7.0, "unlisted": 1}, Cost(2.0, 5, 3 * GIB), "two"),
     }
     assert summary(iteration) == {
         "evaluation/mean_tokens": 7.0,
@@ -206,10 +206,16 @@ costs = st.builds(Cost, st.integers(0, 100), st.integers(0, 1000), st.integers(0
 
 @given(st.lists(costs))
 def test_costs_add_up_but_for_memory_of_which_the_highest_counts(parts: list[Cost]) -> None:
-    total = cost({str(i): made({}, part) for i, part in enumerate(parts)})
+    total = cost({str(i): made({}, part, f"{i}") for i, part in enumerate(parts)})
     assert total.seconds == sum(part.seconds for part in parts)
     assert total.tokens == sum(part.tokens for part in parts)
     assert total.peak_memory_bytes == max((part.peak_memory_bytes for part in parts), default=0)
+
+
+def test_what_has_two_names_is_paid_for_once() -> None:
+    """Policy 0, where it has learned from documents and from nothing else."""
+    policy = made({}, Cost(2.0, 5, GIB))
+    assert cost({"pretrained": policy, "policy": policy}) == policy.manifest.cost
 
 
 @pytest.mark.parametrize(
