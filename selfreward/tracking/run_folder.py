@@ -55,7 +55,7 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
             if path.is_symlink() and path.name not in iteration:
                 path.unlink()  # of the same run under other settings
         for name, artifact in iteration.items():
-            target = os.path.relpath(artifact.path, place)
+            target = os.path.relpath(artifact.path.resolve(), place.resolve())  # ".." leaves where a link leads to
             path = place / name
             if path.is_symlink() and path.readlink() == Path(target):
                 continue
