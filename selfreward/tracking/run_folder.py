@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def link(folder: Path, iterations: Sequence[Iteration]) -> None:
-    """Link each iteration's artifacts by name, then write the lineage: its presence means that the folder is whole."""
+    """Link each iteration's artifacts by name, and none of a longer run before; then write the lineage: its presence
+    means that the folder is whole."""
     for number, iteration in enumerate(iterations):
         place = folder / "iterations" / str(number)
         place.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,13 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
                 continue
             path.unlink(missing_ok=True)
             path.symlink_to(target, target_is_directory=True)
+    for place in (folder / "iterations").iterdir():
+        if place.name.isdecimal() and int(place.name) >= len(iterations):
+            for path in place.iterdir():
+                if path.is_symlink() or path.name == CARD:
+                    path.unlink()
+            with suppress(OSError):  # where a person put something into it
+                place.rmdir()
     write_atomically(folder / LINEAGE, _lineage(iterations))
 
 

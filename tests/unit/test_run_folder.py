@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfreward.tracking.run_folder import link, linked
+from selfreward.tracking.run_folder import CARD, link, linked
 from tests.unit.reporting import Maker
 
 
@@ -17,3 +17,15 @@ def test_links_lead_to_the_artifacts_where_links_lie_on_the_way(tmp_path: Path) 
     run = tmp_path / "outputs" / "run"
     link(run, [{"policy": artifact}])
     assert linked(run, 0)["policy"].path.resolve() == artifact.path
+
+
+def test_of_a_longer_run_before_nothing_stays_but_what_a_person_put_there(tmp_path: Path) -> None:
+    maker = Maker(tmp_path / "artifacts")
+    run, iterations = tmp_path / "run", [{"policy": maker.artifact("policies", {})} for _ in range(4)]
+    link(run, iterations)
+    for number in (1, 2, 3):
+        (run / "iterations" / f"{number}" / CARD).write_text("# Prompts")
+    (run / "iterations" / "3" / "notes.txt").write_text("Mine.")
+    link(run, iterations[:2])
+    left = sorted(str(path.relative_to(run / "iterations")) for path in (run / "iterations").rglob("*"))
+    assert left == ["0", "0/policy", "1", f"1/{CARD}", "1/policy", "3", "3/notes.txt"]
