@@ -1,9 +1,11 @@
-"""How sure one can be of a mean: bootstrap intervals by percentiles (Efron and Tibshirani 1993, chapter 13)."""
+"""How sure one can be of a mean: bootstrap intervals by percentiles (Efron and Tibshirani 1993, chapter 13), and of a
+few wins and losses the sign test."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 
 import numpy as np
 
@@ -41,6 +43,13 @@ def bootstrap_ratio(
     sums_G, counts_G = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     drawn_SG = np.random.default_rng(seed).integers(len(sums_G), size=(samples, len(sums_G)))
     return percentiles(sums_G[drawn_SG].sum(1) / counts_G[drawn_SG].sum(1), confidence)
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """How probable it is that a fair coin falls as unevenly, to either side."""
+    tosses = wins + losses
+    tail = sum(comb(tosses, heads) for heads in range(max(wins, losses), tosses + 1))
+    return min(1.0, 2 * tail / 2**tosses)
 
 
 def length_controlled(

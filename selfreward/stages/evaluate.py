@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from selfreward.hygiene.diversity import distinct_n
-from selfreward.intervals import bootstrap, length_controlled
+from selfreward.intervals import bootstrap, length_controlled, sign_test
 from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
@@ -74,19 +74,22 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     """Win rate with its interval, whether anything was shown, what the length of answers alone would have said, and
     what is left of the win rate at equal length.
 
-    An answer wins where the judge's probability for it, averaged over both orders, is above one half.
+    An answer wins where the judge's probability for it, averaged over both orders, is above one half. Something is
+    shown where the interval leaves out one half and a sign test agrees: of few duels the interval is too narrow, and
+    four that all go one way, as of a fair coin they do once in eight times, leave it no width.
     """
     wins = [comparison.win for comparison in comparisons]
     longer_wins = [longer(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
     agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in comparisons]
     interval = bootstrap(wins, samples, confidence, seed)
+    by_chance = sign_test(wins.count(1.0), wins.count(0.0))
     longer_by = [comparison.tokens - comparison.baseline_tokens for comparison in comparisons]
     controlled, around = length_controlled(wins, longer_by, samples, confidence, seed)
     return {
         "win_rate": fmean(wins),
         "win_rate_low": interval.low,
         "win_rate_high": interval.high,
-        "win_rate_shown": not interval.low <= 0.5 <= interval.high,
+        "win_rate_shown": not interval.low <= 0.5 <= interval.high and by_chance <= 1 - confidence,
         "confidence": confidence,
         "preference": fmean(comparison.preference for comparison in comparisons),
         "ties": wins.count(0.5),
@@ -150,4 +153,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 5, evaluate)
+EVALUATE = Stage("evaluations", 6, evaluate)

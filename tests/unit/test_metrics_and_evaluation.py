@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreward.hygiene.diversity import distinct_n
-from selfreward.intervals import bootstrap, bootstrap_ratio, length_controlled
+from selfreward.intervals import bootstrap, bootstrap_ratio, length_controlled, sign_test
 from selfreward.records import Candidate, Judgement
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, duel_metrics
@@ -87,6 +87,16 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
     assert 0.84 <= fmean(covered) <= 0.95
 
 
+@pytest.mark.parametrize(
+    ("wins", "losses", "probability"),
+    [(0, 0, 1), (1, 1, 1), (4, 0, 1 / 8), (0, 4, 1 / 8), (1, 4, 3 / 8), (6, 0, 1 / 32)],
+)
+def test_the_sign_test_says_how_probable_it_is_that_a_fair_coin_falls_as_unevenly(
+    wins: int, losses: int, probability: float
+) -> None:
+    assert sign_test(wins, losses) == probability
+
+
 # Duels
 
 
@@ -128,15 +138,42 @@ def test_the_win_rate_of_always_taking_the_longer_answer_is_told_beside_it() -> 
 
 
 @pytest.mark.parametrize(
-    ("wins", "losses", "shown"), [(20, 0, True), (0, 20, True), (18, 6, True), (11, 9, False), (2, 1, False)]
+    ("wins", "losses", "shown"),
+    [
+        (20, 0, True),
+        (0, 20, True),
+        (18, 6, True),
+        (11, 9, False),
+        (2, 1, False),
+        (6, 0, True),
+        (5, 0, False),
+        (0, 4, False),
+    ],
 )
-def test_a_difference_counts_as_shown_only_where_the_interval_leaves_out_one_half(
+def test_a_difference_counts_as_shown_where_the_interval_leaves_out_one_half_and_a_coin_seldom_falls_so(
     wins: int, losses: int, shown: bool
 ) -> None:
     metrics = metrics_of(*[(0.9, 0.9)] * wins, *[(0.1, 0.1)] * losses)
     assert metrics["win_rate_shown"] is shown
     assert metrics["win_rate_low"] <= metrics["win_rate"] <= metrics["win_rate_high"]
     assert metrics["confidence"] == 0.95
+
+
+def test_ties_do_not_make_a_difference_surer() -> None:
+    decided = [(0.9, 0.9)] * 5
+    assert not metrics_of(*decided, *[(0.5, 0.5)] * 20)["win_rate_shown"]
+    assert metrics_of(*decided, (0.9, 0.9), *[(0.5, 0.5)] * 20)["win_rate_shown"]
+
+
+def test_of_equal_policies_no_more_are_called_different_than_the_confidence_allows() -> None:
+    """For each number of duels: how often a fair coin gives as many wins as are then called shown."""
+    for count in range(1, 13):
+        shown = [
+            wins
+            for wins in range(count + 1)
+            if metrics_of(*[(0.9, 0.9)] * wins, *[(0.1, 0.1)] * (count - wins))["win_rate_shown"]
+        ]
+        assert sum(math.comb(count, wins) for wins in shown) / 2**count <= 0.05
 
 
 # The stage
