@@ -80,7 +80,8 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     """
     wins = [comparison.win for comparison in comparisons]
     longer_wins = [longer(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
-    agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in comparisons]
+    differing = [comparison for comparison in comparisons if comparison.text != comparison.baseline_text]
+    agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in differing]
     interval = bootstrap(wins, samples, confidence, seed)
     by_chance = sign_test(wins.count(1.0), wins.count(0.0))
     longer_by = [comparison.tokens - comparison.baseline_tokens for comparison in comparisons]
@@ -93,7 +94,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "confidence": confidence,
         "preference": fmean(comparison.preference for comparison in comparisons),
         "ties": wins.count(0.5),
-        "order_agreement": fmean(agreeing),
+        "order_agreement": fmean(agreeing) if agreeing else None,
         "length_win_rate": fmean(longer_wins),
         "controlled_win_rate": controlled,
         "controlled_win_rate_low": around.low,
@@ -153,4 +154,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 6, evaluate)
+EVALUATE = Stage("evaluations", 7, evaluate)

@@ -131,6 +131,13 @@ def test_equal_answers_tie_whatever_the_judge_makes_of_them() -> None:
     assert (metrics["win_rate"], metrics["ties"]) == (0.75, 1)
 
 
+def test_whether_the_order_decides_is_asked_of_answers_that_differ_alone() -> None:
+    """Of equal ones the judge can only follow the order."""
+    equal = comparison(0.9, 0.1, text="same", baseline="same")
+    assert duel_metrics([equal, comparison(0.9, 0.8)], 200, 0.95, seed=0)["order_agreement"] == 1.0
+    assert duel_metrics([equal], 200, 0.95, seed=0)["order_agreement"] is None
+
+
 def test_the_win_rate_of_always_taking_the_longer_answer_is_told_beside_it() -> None:
     lengths = [(3, 2), (2, 3), (2, 2), (9, 1)]
     duels = [comparison(tokens=tokens, baseline_tokens=baseline) for tokens, baseline in lengths]

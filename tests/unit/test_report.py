@@ -97,8 +97,17 @@ def test_says_why_a_prompt_has_no_pair_and_stops_at_the_limit(tmp_path: Path, it
 def test_the_judge_is_never_shown_without_its_baseline(tmp_path: Path, iterations: list[Iteration]) -> None:
     text = " ".join(written(tmp_path, iterations).replace("\N{NO-BREAK SPACE}", " ").split())
     assert "The judge is policy 0 itself" in text
-    assert "the same answer in both orders in 25 % of duels: in most of them the order" in text
+    assert "in both orders in 25 % of duels between answers that differ: in most of them the order" in text
     assert "longer answer would have given policy 1 a win rate of 60 %" in text
+
+
+def test_where_all_answers_are_equal_nothing_is_said_of_the_order(tmp_path: Path, iterations: list[Iteration]) -> None:
+    evaluation = iterations[1]["evaluation"]
+    metrics = evaluation.metrics | {"order_agreement": None}
+    equal = {**iterations[1], "evaluation": replace(evaluation, manifest=replace(evaluation.manifest, metrics=metrics))}
+    html = written(tmp_path, [iterations[0], equal])
+    assert "in both orders in" not in html
+    assert "Always taking the longer answer" in html
 
 
 def judged_by(artifact: Artifact, model: str) -> Artifact:
