@@ -24,10 +24,10 @@ def explain(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}; check that it can be read and written"
     if match := re.match(r"Could not override '([^']+)'|Error merging override \+(engines[^=]*)=", str(error)):
         return str(unknown_key(match[1] or match[2]))
-    text = _joined(error)
-    if cause := error.__cause__:
-        text = f"{text}: {_joined(cause)}"
-    return text
+    text, cause = _joined(error), error.__cause__
+    if cause is None or isinstance(error, SelfRewardError) or _joined(cause) in text:  # ours say all of it themselves
+        return text
+    return f"{text}: {_joined(cause)}"
 
 
 def exit_code(error: BaseException) -> int:

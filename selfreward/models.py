@@ -129,7 +129,7 @@ class Models:
         try:
             import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            remedy = "needs bitsandbytes; install selfreward[nf4]"
+            remedy = f"needs bitsandbytes ({error}); install selfreward[nf4]"
             raise ConfigError("train.quantization", self._quantization, remedy) from error
         settings = BitsAndBytesConfig(
             load_in_4bit=True,

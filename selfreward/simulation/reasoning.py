@@ -51,5 +51,6 @@ def _factory() -> Any:
     try:
         from reasoning_gym import factory  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError("prompts.kind", "reasoning", "needs reasoning-gym; install selfreward[reasoning]") from error
+        remedy = f"needs reasoning-gym ({error}); install selfreward[reasoning]"
+        raise ConfigError("prompts.kind", "reasoning", remedy) from error
     return factory
