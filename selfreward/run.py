@@ -34,7 +34,16 @@ from selfreward.store.observer import Observer, Silent
 from selfreward.tracking.console import RunConsole, final_table
 from selfreward.tracking.dashboard import Dashboard, resolve_mode
 from selfreward.tracking.metrics import Iteration, objective
-from selfreward.tracking.run_folder import held, is_linked, link, linked, write_cards, write_settings
+from selfreward.tracking.run_folder import (
+    LOG,
+    ending_logged,
+    held,
+    is_linked,
+    link,
+    linked,
+    write_cards,
+    write_settings,
+)
 from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
@@ -78,13 +87,14 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     Returns its win rate over policy 0 (see `objective`), for sweepers that look for the best settings.
     """
     pool = prepare(cfg)
-    if cfg.launch.kind == "single":
-        take_one_gpu()
-        return follow(cfg, pool, settings, folder)
-    with held(folder):
-        write_settings(folder, settings)
-    launch(cfg.launch, folder)
-    return objective(linked(folder, cfg.iteration))
+    with ending_logged(folder):
+        if cfg.launch.kind == "single":
+            take_one_gpu()
+            return follow(cfg, pool, settings, folder)
+        with held(folder):
+            write_settings(folder, settings)
+        launch(cfg.launch, folder)
+        return objective(linked(folder, cfg.iteration))
 
 
 def prepare(cfg: RunConfig) -> Pool:
@@ -106,7 +116,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
         iterations = list(_steps(cfg, pool, Silent(), lambda _: None, group))
         return objective(iterations[-1])
     with held(folder):
-        console = RunConsole(folder / "run.log")
+        console = RunConsole(folder / LOG)
         try:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name} in {cfg.model.dtype}, in {folder}")
             steps = _steps(cfg, pool, console, console.say, group)

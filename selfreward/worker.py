@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.group import join, take_one_gpu
 from selfreward.launch import die_with_parent, note_failure
 from selfreward.run import follow, prepare
+from selfreward.tracking.run_folder import ending_logged
 from selfreward.training.losses import check_spread
 
 _USAGE = "usage: accelerate launch [...] -m selfreward.worker <file of resolved settings>"
@@ -38,7 +40,7 @@ def main() -> None:
     if os.environ.get("RANK", "0") == "0":  # the others hold nothing that wants an orderly end
         signal.signal(signal.SIGTERM, _stop)
     try:
-        work(Path(sys.argv[1]))
+        work(Path(sys.argv[1]), reports=notes is not None)
     except KeyboardInterrupt:
         _end("stopped; the same command goes on from here", 128 + signal.SIGTERM)
     except PeerError as error:
@@ -54,8 +56,9 @@ def main() -> None:
         _end("error: a mistake of ours", 1)
 
 
-def work(file: Path) -> None:
-    """Take part in the run whose resolved settings are in `file`."""
+def work(file: Path, *, reports: bool) -> None:
+    """Take part in the run whose resolved settings are in `file`. Where it reports to the process that started it, that
+    one logs how the run ends."""
     given: Any = OmegaConf.load(file)
     settings: Any = OmegaConf.to_container(given, resolve=True)
     check_keys(settings)
@@ -70,7 +73,8 @@ def work(file: Path) -> None:
 
     group = join(device)
     check_spread(cfg.train, group.size)
-    follow(cfg, pool, settings, file.parent, group)
+    with ending_logged(file.parent) if group.leads and not reports else nullcontext():
+        follow(cfg, pool, settings, file.parent, group)
     group.gather(None)  # none ends while another is still at work
 
 

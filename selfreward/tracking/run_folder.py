@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from selfreward.errors import ArtifactError, BusyError
+from selfreward.explain import MISTAKES, explain
 from selfreward.store import Artifact, Manifest
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards, markdown
@@ -21,6 +22,7 @@ from selfreward.tracking.metrics import Iteration, artifact_names
 LINEAGE = "lineage.json"
 SETTINGS = "config.json"
 CARD = "data_card.md"
+LOG = "run.log"
 
 
 @contextmanager
@@ -36,6 +38,19 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def ending_logged(folder: Path) -> Iterator[None]:
+    """Put an error that ends the run into its log too, which is where one looks after a batch job."""
+    try:
+        yield
+    except BusyError:  # then the log is another process's
+        raise
+    except MISTAKES as error:
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(f"error: {explain(error)}\n")
+        raise
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

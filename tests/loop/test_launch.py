@@ -141,6 +141,8 @@ def test_an_error_of_the_workers_is_one_line_and_its_exit_code(tiny_model: Path,
     code, _, error = finish(start(tiny_model, tmp_path / "run", *TWO, "pairs.margin=100"))
     assert code == 1
     assert error.startswith("error: no preference pair in 24 prompts") and error.count("\n") == 1
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert log.endswith(error) and log.count("error: ") == 1
     assert not workers(tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""What a run's folder shows is what was asked for, also where all of it was there already."""
+"""What a run's folder shows is what was asked for, also where all of it was there already, and how the run ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import RunConfig
-from selfreward.run import follow, prepare
+from selfreward.errors import NoPairsError
+from selfreward.run import follow, prepare, run
 
 
 @pytest.fixture
@@ -56,3 +57,11 @@ def test_a_dashboard_that_is_asked_for_when_all_is_there_is_filled_once(
     assert logged == [0]
     shown(cfg)
     assert logged == [0]
+
+
+def test_what_ended_a_run_stands_in_its_log(cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what a run takes is undone
+    cfg.iteration, cfg.pairs.margin = 1, 100
+    with pytest.raises(NoPairsError) as raised:
+        run(cfg, dataclasses.asdict(cfg), Path(cfg.output_dir))
+    assert (Path(cfg.output_dir) / "run.log").read_text().endswith(f"error: {raised.value}\n")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfreward.tracking.run_folder import CARD, link, linked
+import pytest
+
+from selfreward.errors import BusyError, NoPairsError
+from selfreward.tracking.run_folder import CARD, LOG, ending_logged, link, linked
 from tests.unit.reporting import Maker
 
 
@@ -29,3 +32,16 @@ def test_of_a_longer_run_before_nothing_stays_but_what_a_person_put_there(tmp_pa
     link(run, iterations[:2])
     left = sorted(str(path.relative_to(run / "iterations")) for path in (run / "iterations").rglob("*"))
     assert left == ["0", "0/policy", "1", f"1/{CARD}", "1/policy", "3", "3/notes.txt"]
+
+
+def test_the_error_that_ends_a_run_stands_at_the_end_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / LOG).write_text("iteration 1 of 1\n")
+    with pytest.raises(NoPairsError), ending_logged(tmp_path):
+        raise NoPairsError("no preference pair in 4 prompts")
+    assert (tmp_path / LOG).read_text() == "iteration 1 of 1\nerror: no preference pair in 4 prompts\n"
+
+
+def test_a_process_that_finds_another_at_work_leaves_its_log_alone(tmp_path: Path) -> None:
+    with pytest.raises(BusyError), ending_logged(tmp_path):
+        raise BusyError("another process is at work")
+    assert not (tmp_path / LOG).exists()
