@@ -15,7 +15,7 @@ from selfreward.roles import check_engines
 from selfreward.seeds.formats import FORMATS
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
-from selfreward.validation import validate
+from selfreward.validation import check_shared_engines, validate
 
 KINDS: Mapping[str, Mapping[str, object]] = {
     "prompts.kind": SOURCES,
@@ -37,4 +37,6 @@ def check_settings(cfg: RunConfig) -> None:
     for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
         check_engine(key, engine, cfg)
     check_loss(cfg.train, cfg.memory)
-    check_spread(cfg.train, 1 if cfg.launch.kind == "single" else cfg.launch.processes)
+    processes = 1 if cfg.launch.kind == "single" else cfg.launch.processes
+    check_spread(cfg.train, processes)
+    check_shared_engines(cfg, processes)

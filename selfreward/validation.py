@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import EngineConfig, LaunchConfig, RunConfig, artifacts_dir, schema_key
+from selfreward.config import LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError, no_such_file
 from selfreward.hygiene.language import languages
 
@@ -34,6 +34,14 @@ def check_folders(cfg: RunConfig) -> None:
     """Make the run's folders. Raises `ConfigError` where one can't be written."""
     _check_writable("output_dir", Path(cfg.output_dir))
     _check_writable("artifacts_dir", artifacts_dir(cfg))
+
+
+def check_shared_engines(cfg: RunConfig, processes: int | None) -> None:
+    """Raise `ConfigError` for an engine that each of so many processes would start; None is an unknown number."""
+    for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
+        if engine.kind == "vllm" and processes != 1:
+            remedy = "each process would start a server; start one yourself and set engine=server, or launch=single"
+            raise ConfigError(f"{key}.kind", "vllm", remedy)
 
 
 def _settings(group: Any, prefix: str) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
@@ -93,8 +101,6 @@ def _check_across(cfg: RunConfig) -> None:
         remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
         raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
     _check_launch(cfg.launch, cfg.engine.device)
-    if cfg.launch.kind == "accelerate":
-        _check_shared_engines({"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}})
     if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in _CHECKED and cfg.prompts.answer_column is None:
         remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(_CHECKED)}, or name "
         raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
@@ -185,13 +191,6 @@ def _check_launch(launch: LaunchConfig, device: str) -> None:
         raise ConfigError(
             "launch.config_file", launch.config_file, "there is no such file; `accelerate config` writes one"
         )
-
-
-def _check_shared_engines(engines: Mapping[str, EngineConfig]) -> None:
-    for key, engine in engines.items():
-        if engine.kind == "vllm":
-            remedy = "each process would start a server; start one yourself and set engine=server, or launch=single"
-            raise ConfigError(f"{key}.kind", "vllm", remedy)
 
 
 def _check_writable(key: str, folder: Path) -> None:

@@ -27,6 +27,7 @@ from selfreward.launch import die_with_parent, note_failure
 from selfreward.run import follow, prepare
 from selfreward.tracking.run_folder import ending_logged
 from selfreward.training.losses import check_spread
+from selfreward.validation import check_shared_engines
 
 _USAGE = "usage: accelerate launch [...] -m selfreward.worker <file of resolved settings>"
 
@@ -73,6 +74,7 @@ def work(file: Path, *, reports: bool) -> None:
 
     group = join(device)
     check_spread(cfg.train, group.size)
+    check_shared_engines(cfg, group.size)
     with ending_logged(file.parent) if group.leads and not reports else nullcontext():
         follow(cfg, pool, settings, file.parent, group)
     group.gather(None)  # none ends while another is still at work

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from selfreward.config import RunConfig
-from selfreward.errors import NoPairsError
+from selfreward.errors import ConfigError, NoPairsError
+from selfreward.group import Group
 from selfreward.worker import work
 
 
@@ -35,3 +37,12 @@ def test_an_error_is_logged_unless_the_process_that_hears_of_it_does_that(
         work(settings(tiny_config), reports=reports)
     log = (Path(tiny_config.output_dir) / "run.log").read_text()
     assert log.count("error: no preference pair in 6 prompts") == logged
+
+
+def test_no_server_is_started_in_each_of_several_processes_whatever_has_started_them(
+    tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfreward.worker.join", lambda device: Group(0, 2))
+    tiny_config.engine.kind, tiny_config.engine.python = "vllm", sys.executable
+    with pytest.raises(ConfigError, match=r"^engine.kind=vllm: each process would start a server; .*engine=server"):
+        work(settings(tiny_config), reports=False)
