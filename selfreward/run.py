@@ -113,13 +113,13 @@ def prepare(cfg: RunConfig) -> Pool:
 def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, group: Group = ALONE) -> float:
     """Go through the loop, with the other processes of `group`. The first of them shows what it comes to."""
     if not group.leads:
-        iterations = list(_steps(cfg, pool, Silent(), lambda _: None, group))
+        iterations = list(_steps(cfg, pool, folder, Silent(), lambda _: None, group))
         return objective(iterations[-1])
     with held(folder):
         console = RunConsole(folder / LOG)
         try:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name} in {cfg.model.dtype}, in {folder}")
-            steps = _steps(cfg, pool, console, console.say, group)
+            steps = _steps(cfg, pool, folder, console, console.say, group)
             write_settings(folder, settings)
             iterations = _mirror(cfg, settings, folder, console, steps)
         finally:
@@ -128,7 +128,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
 
 
 def _steps(
-    cfg: RunConfig, pool: Pool, observer: Observer, say: Callable[[Any], None], group: Group
+    cfg: RunConfig, pool: Pool, folder: Path, observer: Observer, say: Callable[[Any], None], group: Group
 ) -> Iterator[Iteration]:
     """The loop. Files that have to be fetched are fetched by the first process, and then found by the others."""
 
@@ -138,7 +138,7 @@ def _steps(
     first = group.share(find)
     model_folder = first if group.leads else find()
     identity = group.share(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
-    tools = Tools(pool, model_folder, cfg, say, _available_gb(cfg, group))
+    tools = Tools(pool, model_folder, folder, cfg, say, _available_gb(cfg, group))
     store = Store(artifacts_dir(cfg), tools, observer, MemoryMeter(cfg.memory.cap_gb), group)
 
     def steps() -> Iterator[Iteration]:

@@ -131,7 +131,7 @@ def settings(model: Path, mode: str, prompts: int) -> RunConfig:
 
 def ready(cfg: RunConfig, model: Path) -> Tools:
     """The tools of a run, with the model loaded."""
-    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), model, cfg)
+    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), model, Path(cfg.output_dir), cfg)
     _ = tools.models.base
     return tools
 

@@ -56,7 +56,7 @@ def _longest_prompts(count: int) -> Path:
 def real_pairs(cfg: RunConfig) -> list[PreferencePair]:
     """64 pairs of policy 0."""
     folder = model_files.locate(cfg.model.name, cfg.model.revision)
-    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), folder, cfg)
+    tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), folder, Path(cfg.output_dir), cfg)
     store, stages = Store(ARTIFACTS, tools), StageSettings(cfg)
     policy = store.run(SEED_POLICY, SeedPolicyIdentity(model_files.identify(folder, cfg.model.dtype)))
     prompts = store.run(PROMPTS, PromptsIdentity(tools.pool.source, 1, cfg.prompts.per_iteration), seed=cfg.seed)

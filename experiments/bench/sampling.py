@@ -107,8 +107,7 @@ def compare_vllm(ours: Models, prompts: Sequence[list[int]], runs: int) -> None:
     mine: list[float] = []
     theirs: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        cfg.output_dir = folder
-        tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), ours.folder, cfg)
+        tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), ours.folder, Path(folder), cfg)
         with closing(tools):
             server = tools.engine_of("sampling")
             for warm in (engine, server):

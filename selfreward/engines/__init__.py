@@ -55,10 +55,12 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """What an engine is made from. The model and the plan are made when an engine asks for them."""
+    """What an engine is made from. The model and the plan are made when an engine asks for them. What an engine says is
+    kept in the run's folder."""
 
     cfg: RunConfig
     model_folder: Path
+    run_folder: Path
     models: Callable[[], Models]
     plan: Callable[[], Sizes]
     say: Callable[[Any], None]
@@ -113,7 +115,7 @@ def _vllm(host: Host, engine: EngineConfig) -> Engine:
         engine.concurrency,
         None if plan.on_cpu else share_of_card(plan.limit_gb),
     )
-    return VLLMEngine(serving, engine, Path(host.cfg.output_dir) / "vllm.log", host.say)
+    return VLLMEngine(serving, engine, host.run_folder / "vllm.log", host.say)
 
 
 ENGINES: dict[str, Callable[[Host, EngineConfig], Engine]] = {"hf": _hf, "server": _server, "vllm": _vllm}

@@ -33,6 +33,7 @@ class Tools:
 
     pool: Pool
     model_folder: Path
+    run_folder: Path
     cfg: RunConfig
     say: Callable[[Any], None] = field(default=lambda _: None)
     available_gb: float | None = None
@@ -129,7 +130,7 @@ class Tools:
 
     @cached_property
     def _host(self) -> Host:
-        return Host(self.cfg, self.model_folder, lambda: self.models, lambda: self.plan, self.say)
+        return Host(self.cfg, self.model_folder, self.run_folder, lambda: self.models, lambda: self.plan, self.say)
 
     def adapter(self, policy: Artifact) -> Adapter | None:
         """A policy's adapter; None for one that is the base model."""

@@ -44,7 +44,7 @@ class Recorder(Silent):
 
 def make_store(cfg: RunConfig, recorder: Recorder | None = None) -> Store[Tools]:
     pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
-    tools = Tools(pool, Path(cfg.model.name), cfg)
+    tools = Tools(pool, Path(cfg.model.name), Path(cfg.output_dir), cfg)
     return Store(artifacts_dir(cfg), tools, recorder or Recorder())
 
 

@@ -44,7 +44,7 @@ def iterations(cfg: RunConfig) -> list[Iteration]:
     """What each iteration of a run would make."""
     pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
     folder = locate(cfg.model.name, cfg.model.revision)
-    store = DryStore(Path(), Tools(pool, folder, cfg))
+    store = DryStore(Path(), Tools(pool, folder, Path(cfg.output_dir), cfg))
     return list(loop(cfg, identify(folder, cfg.model.dtype, cfg.train.quantization), store))
 
 

@@ -44,7 +44,7 @@ def tools(model: Path = Path("no model")) -> Tools:
     """Tools with an empty pool; without a model of their own, only for stages that load none."""
     pool = Pool(identify(PromptsConfig(kind="file"), "0"), [], [], Skipped())
     cfg = RunConfig(model=ModelConfig(name=str(model), dtype="float32"), engine=EngineConfig(device="cpu"))
-    return Tools(pool, model, cfg)
+    return Tools(pool, model, Path("no run"), cfg)
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused_before_any_weights_load(tmp_path: Path, mo
     cfg = short(memory__ram_gb=0.5, engine__device="cpu", train__batch_size=1)
     shown: list[Any] = []
     with pytest.raises(ConfigError) as caught:
-        _ = Tools(tools().pool, tmp_path, cfg, shown.append).models
+        _ = Tools(tools().pool, tmp_path, tmp_path, cfg, shown.append).models
     assert (caught.value.key, caught.value.exit_code) == ("memory.ram_gb", 2)
     message = r"memory\.ram_gb=0\.5: training needs 0\.9 GiB; use .*memory\.ram_gb=0\.\d"
     assert re.fullmatch(message, str(caught.value))  # a dot matches no end of a line

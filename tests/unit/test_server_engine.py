@@ -327,7 +327,7 @@ def test_the_key_comes_from_the_variable_that_the_settings_name(
     script: Script, url: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = EngineConfig(kind="server", base_url=url, key_variable="A_KEY")
-    host = Host(RunConfig(), tiny_model, pytest.fail, pytest.fail, print)
+    host = Host(RunConfig(), tiny_model, Path(), pytest.fail, pytest.fail, print)
     ENGINES["server"](host, settings).score([[5]], [20], None, ignore)
     monkeypatch.setenv("A_KEY", "secret")
     ENGINES["server"](host, settings).score([[5]], [20], None, ignore)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from selfreward.chat import Chat
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.vllm import Serving, command, environment, lora_rank
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, ServerError
 from selfreward.kinds import check_settings
 from selfreward.memory.costs import SERVER_GIB
 from selfreward.memory.plan import Plan
@@ -118,9 +119,19 @@ def test_a_quantised_base_is_not_what_vllm_would_run() -> None:
 
 def test_an_interpreter_that_is_not_there_is_named_before_anything_starts(tiny_model: Path) -> None:
     cfg = RunConfig()
-    host = Host(cfg, tiny_model, pytest.fail, pytest.fail, print)
+    host = Host(cfg, tiny_model, Path(), pytest.fail, pytest.fail, print)
     with pytest.raises(ConfigError, match=r"^engine\.python=/nowhere: there is no such program"):
         ENGINES["vllm"](host, EngineConfig(kind="vllm", python="/nowhere"))
+
+
+def test_the_server_writes_into_the_folder_of_its_run(tiny_model: Path, tmp_path: Path) -> None:
+    """Not into output_dir, which the points of a sweep have in common. This one can't start: there is no vLLM here."""
+    cfg = short(engine__kind="vllm", output_dir=str(tmp_path / "common"))
+    host = Host(cfg, tiny_model, tmp_path, pytest.fail, lambda: Plan(tiny(), cfg, "cpu"), print)
+    engine = ENGINES["vllm"](host, EngineConfig(kind="vllm", python=sys.executable))
+    with pytest.raises(ServerError):
+        engine.score([[1]], [2], None, lambda *_: None)
+    assert "No module named 'vllm'" in (tmp_path / "vllm.log").read_text()
 
 
 # Memory
