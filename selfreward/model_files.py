@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from selfreward.pretrained import load
 from selfreward.store.identity import Identity, digest, file_sha256
 from selfreward.store.manifest import write_atomically
 
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+_WANTED = ("*.safetensors", *_BESIDE_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,17 @@ def locate(name: str, revision: str | None, announce: Callable[[str], None] = la
 
 def identify(folder: Path, dtype: str, quantization: str = "none") -> ModelIdentity:
     """The identity of the model in `folder`: equal files give equal identities, wherever they lie."""
-    files = sorted({path for pattern in _WANTED for path in folder.glob(pattern)})
-    return ModelIdentity(digest([[path.name, _remembered_sha256(path)] for path in files]), dtype, quantization)
+    return ModelIdentity(_content(folder, _WANTED), dtype, quantization)
+
+
+def identify_tokenizer(name: str) -> str:
+    """What a tokenizer is: the content of its folder, without weights, or else its name on the hub."""
+    return _content(Path(name), _BESIDE_WEIGHTS) if Path(name).is_dir() else name
+
+
+def _content(folder: Path, patterns: Sequence[str]) -> str:
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return digest([[path.name, _remembered_sha256(path)] for path in files])
 
 
 def _lack(folder: Path) -> str | None:

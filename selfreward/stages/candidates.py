@@ -18,7 +18,7 @@ class EngineIdentity(Identity):
 
     kind: str
     merge_adapter: bool
-    tokenizer: str | None = None
+    tokenizer: str | None = None  # of an outside server, by its content
     model: str | None = None  # what an outside server runs; None: the run's own model
     seeded: bool = True  # where it is not, the same settings need not make the same answers
 

@@ -10,6 +10,7 @@ from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
 from selfreward.judges import rubric
 from selfreward.judges.lessons import VERDICTS
+from selfreward.model_files import identify_tokenizer
 from selfreward.roles import Role, engine_settings
 from selfreward.stages import new_prompts, proposals, rephrasings
 from selfreward.stages.agreement import AgreementIdentity
@@ -46,7 +47,8 @@ class StageSettings:
     def engine(self, role: Role) -> EngineIdentity:
         settings = engine_settings(self.cfg, role)
         model = settings.model if settings.is_outside else None
-        return EngineIdentity(settings.kind, settings.merge_adapter, settings.tokenizer, model, settings.seeded)
+        tokenizer = identify_tokenizer(settings.tokenizer) if settings.tokenizer else None
+        return EngineIdentity(settings.kind, settings.merge_adapter, tokenizer, model, settings.seeded)
 
     def judging(self, role: Role, **policies: Artifact) -> dict[str, Artifact]:
         """The policy that judges, as a parent; none where the engine of the role has a model of its own."""

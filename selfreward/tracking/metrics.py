@@ -128,8 +128,7 @@ def outside_judge(judged: Manifest) -> str | None:
     model."""
     if any(judged.parents.get(name, "").startswith("graders/") for name in ("policy", "judge")):
         return "an independent judge"
-    engine = judged.config["engine"]
-    return engine["model"] or engine["tokenizer"] if judged.config["texts"] else None
+    return judged.config["engine"]["model"] if judged.config["texts"] else None
 
 
 def artifact_names(iteration: Iteration) -> dict[str, Any]:

@@ -29,6 +29,18 @@ def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
     assert artifacts(cfg) == before
 
 
+def test_an_outside_tokenizer_is_its_files_and_not_its_folder(cfg: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    cfg.judge.engine, cfg.engines["outside"].tokenizer = "outside", str(folder)
+    before = artifacts(cfg)
+    cfg.engines["outside"].tokenizer = str(shutil.copytree(folder, tmp_path / "copy"))
+    assert artifacts(cfg) == before
+    (tmp_path / "copy" / "tokenizer.json").write_text('{"other": 1}')
+    assert "judgements" in moved(before, artifacts(cfg))[1]
+
+
 def test_an_engine_that_plays_no_role_moves_nothing(cfg: RunConfig) -> None:
     before = artifacts(cfg)
     cfg.engines = {"unused": EngineConfig("server", tokenizer="other")}
