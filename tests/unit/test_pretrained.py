@@ -40,7 +40,7 @@ def change(file: Path, **settings: object) -> None:
 
 
 def plan(folder: Path, cfg: RunConfig) -> object:
-    return Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), folder, cfg).plan
+    return Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), folder, Path(cfg.output_dir), cfg).plan
 
 
 @pytest.mark.parametrize(
