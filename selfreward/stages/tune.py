@@ -56,11 +56,13 @@ def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Wor
 
     tuning, chat, seed = TuningConfig(**config.tuning), tools.models.chat, work.seed or 0
     examples: list[Example] = []
+    drawn: dict[str, int] = {}
     if "demonstrations" in parents:
         people = parents["demonstrations"].read(Demonstration)
         most = len(people) if tuning.most_demonstrations is None else tuning.most_demonstrations
-        drawn = Random(seed).sample(people, min(len(people), most))
-        examples += [Example(chat.render(one.prompt), chat.answer(one.response)) for one in drawn]
+        answers = Random(seed).sample(people, min(len(people), most))
+        examples += [Example(chat.render(one.prompt), chat.answer(one.response)) for one in answers]
+        drawn["demonstrations"] = len(answers)
     if "ratings" in parents:
         ratings = parents["ratings"].read(Rating)
         chosen = balanced(ratings, tuning.most_ratings, seed)
@@ -68,7 +70,8 @@ def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Wor
         if tuning.verdicts == "duels":
             lessons += duel_lessons(ratings, chat, len(chosen), seed)
         examples += [Example(**vars(lesson)) for lesson in lessons]
-    return tune_on(examples, config.tuning, config.lora, parents, work, tools)
+        drawn["ratings"] = len(chosen)
+    return tune_on(examples, config.tuning, config.lora, parents, work, tools) | {"drawn": drawn}
 
 
 def tune_on(
@@ -107,5 +110,5 @@ def tune_on(
     return metrics | {"too_long": len(examples) - len(fitting)}
 
 
-TUNE = Stage("policies", 2, tune_policy)
-GRADER = Stage("graders", 2, tune_policy)
+TUNE = Stage("policies", 4, tune_policy)
+GRADER = Stage("graders", 3, tune_policy)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from selfreward.records import Chunk, Prompt, Rephrasing
-from selfreward.store import Artifact
 from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.numbers import percent
 
@@ -49,7 +48,7 @@ def data_cards(iterations: Sequence[Iteration], examples: int = SHOWN) -> list[D
     for number, iteration in enumerate(iterations):
         if "rephrasings" in iteration:
             cards.append(_rephrasings_card(number, iteration, examples))
-        cards += [_people_card(number, iteration[name]) for name in ("demonstrations", "ratings") if name in iteration]
+        cards += [_people_card(number, name, iteration) for name in ("demonstrations", "ratings") if name in iteration]
         if "prompts" in iteration:
             cards.append(_prompts_card(number, iteration, examples))
     return cards
@@ -112,10 +111,12 @@ def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataC
     return DataCard(number, "Rephrased documents", origin, steps, facts, shown)
 
 
-def _people_card(number: int, seeds: Artifact) -> DataCard:
-    metrics, stage = seeds.metrics, seeds.manifest.stage
+def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
+    seeds = iteration[stage]
+    metrics = seeds.metrics
     origin = f"Read from a file of people's {stage}, in the form {seeds.manifest.config['reading']['format']}."
-    steps = [*_left_out(metrics, "first_left_out"), Step("learned from", seeds.manifest.rows)]
+    steps = [*_left_out(metrics, "first_left_out"), Step("fit to learn from", seeds.manifest.rows)]
+    steps.append(Step("drawn to learn from", iteration["policy"].metrics["drawn"][stage]))
     facts = {"kept apart to measure by": f"{metrics['held_out']}"} if metrics["held_out"] else {}
     return DataCard(number, f"People's {stage}", origin, steps, facts, [])
 

@@ -183,6 +183,7 @@ def test_the_judge_learns_what_people_like_on_prompts_that_it_did_not_see(people
     assert agreement["longer_agreement"] == 1.0
     losses = made["policy"].metrics["loss"]
     assert losses[-1] < losses[0]
+    assert made["policy"].metrics["drawn"]["ratings"] <= made["ratings"].manifest.rows
 
 
 def test_what_the_base_model_was_before_is_measured_too(people: RunConfig) -> None:

@@ -109,9 +109,11 @@ def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path:
     maker = Maker(tmp_path)
     metrics = {"left_out": {"has no score": 2}, "first_left_out": {"has no score": "p.jsonl, line 7"}, "held_out": 0}
     ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}})
-    (card,) = data_cards([{**maker.first(), "ratings": ratings}])
+    tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}}), "ratings": ratings}
+    (card,) = data_cards([{**maker.first(), **tuned}])
     assert card.origin == "Read from a file of people's ratings, in the form groups."
     assert [(step.name, step.count, step.example) for step in card.steps] == [
         ("left out: has no score", 2, "p.jsonl, line 7"),
-        ("learned from", 0, ""),
+        ("fit to learn from", 0, ""),
+        ("drawn to learn from", 7, ""),
     ]

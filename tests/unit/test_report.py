@@ -189,7 +189,10 @@ def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteratio
     assert "Policy 0 is the base model. In" in written(tmp_path, iterations)
     pretrained = {"pretrained": maker.artifact("policies", {})}
     graded = {"left_out": {}, "first_left_out": {}, "held_out": 9}
-    ratings = {"ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}})}
+    ratings = {
+        "policy": maker.artifact("policies", {"drawn": {"ratings": 7}}),
+        "ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}}),
+    }
     for more, said in [
         (pretrained, "Policy 0 has learned from documents. In"),
         (ratings, "Policy 0 is tuned on what people wrote. In"),
