@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from selfreward.errors import OutOfMemoryError
+from selfreward.errors import OutOfMemoryError, first_line
 from selfreward.group import local_processes
 
 GIB = 1 << 30
@@ -91,11 +91,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def why(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def release() -> None:
     """Give back what is no longer used, to the device and to the system."""
     gc.collect()
@@ -130,7 +125,7 @@ class MemoryMeter:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemoryError(
-                f"memory ran out ({why(error)}): lower memory.scoring_tokens, sampling.max_prompt_tokens or "
+                f"memory ran out ({first_line(error)}): lower memory.scoring_tokens, sampling.max_prompt_tokens or "
                 "sampling.max_new_tokens, or allow more memory"
             ) from None
         if (cuda := _cuda()) and self._cap_gb is not None:

@@ -23,6 +23,11 @@ class ConfigError(SelfRewardError):
         self.remedy = remedy
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def no_such_file(key: str, path: Path) -> ConfigError:
     """For a setting that names a file which is not there."""
     return ConfigError(key, path, f"there is no such file (looked in {path.absolute().parent}); name one")

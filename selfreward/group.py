@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from selfreward.errors import ConfigError, PeerError
+from selfreward.errors import ConfigError, PeerError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,4 +140,4 @@ def _peers() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise PeerError(f"another process of this run has ended ({str(error).splitlines()[0]})") from error
+        raise PeerError(f"another process of this run has ended ({first_line(error)})") from error

@@ -11,7 +11,7 @@ from selfreward.generation import WAYS
 from selfreward.generation.evolve import operations
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
-from selfreward.roles import check_engines
+from selfreward.roles import all_engines, check_engines
 from selfreward.seeds.formats import FORMATS
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
@@ -34,7 +34,7 @@ def check_settings(cfg: RunConfig) -> None:
     check_engines(cfg)
     operations(cfg.generation)
     styles(cfg.documents.styles)
-    for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
+    for key, engine in all_engines(cfg).items():
         check_engine(key, engine, cfg)
     check_loss(cfg.train, cfg.memory)
     processes = 1 if cfg.launch.kind == "single" else cfg.launch.processes

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from selfreward.errors import ConfigError, ModelError
+from selfreward.errors import ConfigError, ModelError, first_line
 from selfreward.pretrained import load
 from selfreward.store.identity import Identity, digest, file_sha256
 from selfreward.store.manifest import write_atomically
@@ -182,7 +182,7 @@ def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(
             "model.name", name, f"is not a folder, and the hub did not give it ({reason}); check both"
         ) from error

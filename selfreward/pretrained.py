@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfreward.errors import ModelError
+from selfreward.errors import ModelError, first_line
 
 
 def load(kind: Any, source: Path | str, **how: Any) -> Any:
@@ -16,6 +16,6 @@ def load(kind: Any, source: Path | str, **how: Any) -> Any:
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **how)
     except ValueError as error:
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".: ")  # what follows is how to run that code
+        reason = first_line(error).partition(". ")[0].rstrip(".: ")  # what follows is how to run that code
         remedy = "take a whole model of a type that transformers knows; code that comes with one is never run"
         raise ModelError(f"{source} can't be loaded ({reason}): {remedy}") from None

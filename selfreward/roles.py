@@ -26,6 +26,11 @@ def settings_of(cfg: RunConfig, name: str | None) -> EngineConfig:
     return cfg.engine if name is None else cfg.engines[name]
 
 
+def all_engines(cfg: RunConfig) -> dict[str, EngineConfig]:
+    """The settings of every engine by the key that a person sets them under."""
+    return {"engine": cfg.engine, **{f"engines.{name}": engine for name, engine in cfg.engines.items()}}
+
+
 def check_engines(cfg: RunConfig) -> None:
     """Raise `ConfigError` for a role that no engine plays, or an engine that can't play its own."""
     for role in ("judge", "evaluation"):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfreward.errors import ConfigError, SelfRewardError, no_such_file
+from selfreward.errors import ConfigError, SelfRewardError, first_line, no_such_file
 
 Made = TypeVar("Made")
 
@@ -134,7 +134,7 @@ def rows_of(path: Path, key: str, columns: Collection[str] | None = None) -> Ite
         yield from ((f"{path.name}, {unit} {number}", read) for number, read in rows)
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         kind = "Parquet" if path.suffix == ".parquet" else "gzip" if path.suffix == ".gz" else "text"
-        raise ConfigError(key, path, f"is not a whole {kind} file ({_first_line(error)}); name another") from error
+        raise ConfigError(key, path, f"is not a whole {kind} file ({first_line(error)}); name another") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
@@ -169,7 +169,3 @@ def _row_at(batch: pa.RecordBatch, place: int) -> dict[str, Any]:
         return batch.slice(place, 1).to_pylist()[0]
     except UnicodeDecodeError as error:
         raise RowError("holds text that is not UTF-8") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

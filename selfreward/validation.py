@@ -12,6 +12,7 @@ from typing import Any
 from selfreward.config import LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError, no_such_file
 from selfreward.hygiene.language import languages
+from selfreward.roles import all_engines
 
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
 _CHECKED = ("constraints", "reasoning")  # prompts that carry it
@@ -38,7 +39,7 @@ def check_folders(cfg: RunConfig) -> None:
 
 def check_shared_engines(cfg: RunConfig, processes: int | None) -> None:
     """Raise `ConfigError` for an engine that each of so many processes would start; None is an unknown number."""
-    for key, engine in {"engine": cfg.engine, **{f"engines.{name}": e for name, e in cfg.engines.items()}}.items():
+    for key, engine in all_engines(cfg).items():
         if engine.kind == "vllm" and processes != 1:
             remedy = "each process would start a server; start one yourself and set engine=server, or launch=single"
             raise ConfigError(f"{key}.kind", "vllm", remedy)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, Qwen2Config
 
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, first_line
 from selfreward.pretrained import load
 
 _FIELDS = (
@@ -42,6 +42,6 @@ def model_config(name: str, revision: str | None) -> Any:
     try:
         return load(AutoConfig, folder if folder.is_dir() else name, revision=revision)
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         remedy = f"no configuration of it was found ({reason}); name a folder that holds a model, or a hub name"
         raise ConfigError("model.name", name, remedy) from None  # the remedy quotes it

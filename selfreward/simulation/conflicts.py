@@ -39,7 +39,12 @@ def are_compatible(one: Check, other: Check) -> bool:
     return not (_forbids(one, other) or _forbids(other, one))
 
 
-def have_room(checks: Sequence[Check]) -> bool:
+def fits(check: Check, others: Sequence[Check]) -> bool:
+    """Whether a text can keep one more check beside those that it can keep together."""
+    return all(are_compatible(check, other) for other in others) and _have_room([*others, check])
+
+
+def _have_room(checks: Sequence[Check]) -> bool:
     """Whether as many sentences as are asked for can hold as many words."""
     of = {check.kind: check.parameters for check in checks}
     if not {"sentences_exactly", "short_sentences"} <= of.keys():

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from random import Random
 
 from selfreward.simulation.checks import Check
-from selfreward.simulation.conflicts import are_compatible, have_room
+from selfreward.simulation.conflicts import fits
 from selfreward.simulation.constraints import KINDS
 
 ASKS = (
@@ -40,8 +40,7 @@ def draw(random: Random, kinds: Collection[str], most: int) -> tuple[str, list[C
     checks: list[Check] = []
     for kind in available:
         check = Check(kind, KINDS[kind].draw(random))
-        fits = all(are_compatible(check, other) for other in checks) and have_room([*checks, check])
-        if len(checks) < wanted and fits:
+        if len(checks) < wanted and fits(check, checks):
             checks.append(check)
     ask = random.choice(ASKS).format(random.choice(TOPICS))
     said = [KINDS[check.kind].say(check.parameters) for check in checks]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.config import DataConfig, PromptsConfig
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, first_line
 from selfreward.sources.pool import Pool, identify, make_pool
 from selfreward.store.identity import digest, file_sha256
 
@@ -35,7 +35,7 @@ def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
     try:
         rows: Any = load_dataset(cfg.name, split=cfg.split, revision=None if folder.is_dir() else cfg.revision)
     except Exception as error:  # the library raises whatever its readers, its network and the hub raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(
             "prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both"
         ) from error

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from selfreward.config import TrackingConfig
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, first_line
 from selfreward.records import Candidate, Judgement, PreferencePair
 from selfreward.tracking.metrics import Iteration, summary
 
@@ -66,7 +66,7 @@ class Dashboard:
             action()
         except Exception as error:  # a dashboard is a mirror: whatever breaks in it, the run goes on
             self._failed = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             self._warn(f"W&B failed and is left out from here on: {reason}")
 
     def _begin(self) -> Any:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
 
-from selfreward.cap import check_resident, is_out_of_memory, release, why
-from selfreward.errors import OutOfMemoryError
+from selfreward.cap import check_resident, is_out_of_memory, release
+from selfreward.errors import OutOfMemoryError, first_line
 from selfreward.group import Group
 from selfreward.store import derive_seed
 
@@ -71,7 +71,7 @@ class MicroBatches(_BaseTrainer):
             except (OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = why(error)
+                reason = first_line(error)
             # Past the handler, or the error's traceback would hold on to the tensors of the failed step.
             model.zero_grad()
             self._metrics["train"].clear()
