@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -327,31 +326,3 @@ def test_a_selection_is_always_the_same_and_never_holds_out_prompts(count: int, 
 def test_another_seed_and_another_cycle_take_another_order() -> None:
     orders = [POOL.select(20, iteration, seed) for seed in range(3) for iteration in (1, 2)]
     assert len({tuple(prompt.prompt_id for prompt in order) for order in orders}) == len(orders)
-
-
-# The prompts that come with the project
-
-
-@pytest.fixture(scope="module")
-def seed_pool() -> Pool:
-    cfg = PromptsConfig(kind="seed_pool", category_column="category", held_out_column="split", held_out=48)
-    return SOURCES["seed_pool"](cfg, DataConfig())
-
-
-def test_the_seed_pool_has_240_prompts_at_least_150_of_them_to_train_on(seed_pool: Pool) -> None:
-    assert len(seed_pool.train) + len(seed_pool.held_out) == 240
-    assert len(seed_pool.train) >= 150
-    assert not seed_pool.skipped.counts
-
-
-def test_the_seed_pool_has_twelve_categories_each_with_prompts_on_both_sides(seed_pool: Pool) -> None:
-    train, held_out = (Counter(p.category for p in part) for part in (seed_pool.train, seed_pool.held_out))
-    assert train.keys() == held_out.keys()
-    assert len(train) == 12
-    assert min(train.values()) >= 10
-    assert min(held_out.values()) >= 2
-
-
-def test_no_prompt_of_the_seed_pool_repeats_another_but_for_case_and_spaces(seed_pool: Pool) -> None:
-    words = Counter(" ".join(prompt.lower().split()) for prompt in texts(seed_pool))
-    assert [text for text, count in words.items() if count > 1] == []
