@@ -66,7 +66,7 @@ class Host:
     say: Callable[[Any], None]
 
 
-def _hf(host: Host, engine: EngineConfig) -> Engine:
+def _hf(host: Host, key: str, engine: EngineConfig) -> Engine:
     from selfreward.engines.hf import HFEngine
 
     plan = host.plan()
@@ -81,7 +81,7 @@ def _hf(host: Host, engine: EngineConfig) -> Engine:
     )
 
 
-def _server(host: Host, engine: EngineConfig) -> Engine:
+def _server(host: Host, key: str, engine: EngineConfig) -> Engine:
     from selfreward.chat import Chat
     from selfreward.engines.remote.client import Client
     from selfreward.engines.server import ServerEngine
@@ -89,8 +89,8 @@ def _server(host: Host, engine: EngineConfig) -> Engine:
     client = Client(
         str(engine.base_url),
         os.environ.get(engine.key_variable) or "none",
-        name=f"engine.base_url={engine.base_url}",
-        key_hint=f"put the server's key into the environment variable {engine.key_variable} (engine.key_variable)",
+        name=f"{key}.base_url={engine.base_url}",
+        key_hint=f"put the server's key into the environment variable {engine.key_variable} ({key}.key_variable)",
         concurrency=engine.concurrency,
         retries=engine.retries,
         timeout_seconds=engine.timeout_seconds,
@@ -99,12 +99,12 @@ def _server(host: Host, engine: EngineConfig) -> Engine:
     return ServerEngine(client, chat, model=engine.model, seeded=engine.seeded, outside=engine.tokenizer is not None)
 
 
-def _vllm(host: Host, engine: EngineConfig) -> Engine:
+def _vllm(host: Host, key: str, engine: EngineConfig) -> Engine:
     from selfreward.engines.vllm import Serving, VLLMEngine
 
     if not os.access(str(engine.python), os.X_OK):
         remedy = "there is no such program; name the interpreter of an environment that has vLLM"
-        raise ConfigError("engine.python", engine.python, remedy)
+        raise ConfigError(f"{key}.python", engine.python, remedy)
     plan = host.plan()
     serving = Serving(
         host.model_folder,
@@ -115,16 +115,21 @@ def _vllm(host: Host, engine: EngineConfig) -> Engine:
         engine.concurrency,
         None if plan.on_cpu else share_of_card(plan.limit_gb),
     )
-    return VLLMEngine(serving, engine, host.run_folder / "vllm.log", host.say)
+    return VLLMEngine(serving, key, engine, host.run_folder / "vllm.log", host.say)
 
 
-ENGINES: dict[str, Callable[[Host, EngineConfig], Engine]] = {"hf": _hf, "server": _server, "vllm": _vllm}
+ENGINES: dict[str, Callable[[Host, str, EngineConfig], Engine]] = {"hf": _hf, "server": _server, "vllm": _vllm}
+"""Each makes an engine from its settings and the key that a person sets them under, by which errors call them."""
 
 
 def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
     """Raise `ConfigError` for a setting of the engine under `key` that its kind lacks, or can't use."""
     if engine.kind == "server" and not _is_address(engine.base_url):
         raise ConfigError(f"{key}.base_url", engine.base_url, "name the server's address, as in http://host:8000/v1")
+    for name, kind in (("base_url", "server"), ("model", "server"), ("python", "vllm")):
+        if (given := getattr(engine, name)) is not None and engine.kind != kind:
+            remedy = f"{engine.kind} takes none; set {key}.kind={kind}, or leave it out"
+            raise ConfigError(f"{key}.{name}", given, remedy)
     if engine.kind == "vllm" and not engine.python:
         remedy = "name the interpreter of an environment that has vLLM, as in .venv-vllm/bin/python"
         raise ConfigError(f"{key}.python", engine.python, remedy)
@@ -138,6 +143,9 @@ def check_engine(key: str, engine: EngineConfig, cfg: RunConfig) -> None:
     if engine.tokenizer and not engine.model:
         remedy = "say what the server calls its model: results depend on it"
         raise ConfigError(f"{key}.model", engine.model, remedy)
+    if engine.merge_adapter and cfg.train.quantization != "none":
+        remedy = f"quantised weights can't be put back as they were; set {key}.merge_adapter=false"
+        raise ConfigError("train.quantization", cfg.train.quantization, remedy)
     if engine.merge_adapter and engine.kind != "hf":
         remedy = f"{engine.kind} keeps adapters beside the weights; set {key}.kind=hf, or {key}.merge_adapter=false"
         raise ConfigError(f"{key}.merge_adapter", True, remedy)

@@ -13,8 +13,8 @@ Advance = Callable[[float, int], None]
 """Told of progress as it is made: requests done, or the part of one, and tokens computed."""
 
 SHORTEN = (
-    "lower sampling.max_prompt_tokens, sampling.max_new_tokens or judge.max_new_tokens, "
-    "or data.max_characters where it is people's text"
+    "lower sampling.max_prompt_tokens, or max_new_tokens of what is read or written: sampling, evaluation (a duel has "
+    "two answers), judge, generation, documents; or data.max_characters where it is people's text"
 )
 """What helps where a sequence is longer than an engine can take."""
 

@@ -38,10 +38,18 @@ class Serving:
 
 
 class VLLMEngine:
-    """Samples and scores on a vLLM server, which is started when it is first asked, and again after a `close`."""
+    """Samples and scores on a vLLM server, which is started when it is first asked, and again after a `close`.
 
-    def __init__(self, serving: Serving, engine: EngineConfig, log: Path, say: Callable[[str], None]) -> None:
-        self._serving, self._engine, self._log, self._say = serving, engine, log, say
+    Args:
+        serving: what the server runs.
+        key: the key of its settings, by which errors call them.
+        engine: the settings.
+        log: where the server writes.
+        say: told how its start goes.
+    """
+
+    def __init__(self, serving: Serving, key: str, engine: EngineConfig, log: Path, say: Callable[[str], None]) -> None:
+        self._serving, self._key, self._engine, self._log, self._say = serving, key, engine, log, say
         self._chat = Chat(serving.folder)
         self._child: Child | None = None
         self._server: ServerEngine | None = None
@@ -86,14 +94,14 @@ class VLLMEngine:
             self._log.resolve(),
         )
         try:
-            child.await_ready(f"{address}/health", self._engine.start_seconds, self._say)
+            child.await_ready(f"{address}/health", f"{self._key}.start_seconds", self._engine.start_seconds, self._say)
         except BaseException:
             self.close()
             raise
         client = Client(
             f"{address}/v1",
             key,
-            name=f"engine.kind=vllm ({address})",
+            name=f"{self._key}.kind=vllm ({address})",
             key_hint="the server has another key than the run gave it; start the run again",
             concurrency=self._engine.concurrency,
             retries=self._engine.retries,

@@ -13,7 +13,7 @@ from selfreward.cap import available_gb, enforce_cap
 from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.pretrained import load
-from selfreward.roles import Role, engine_name, engine_settings, settings_of
+from selfreward.roles import Role, engine_name, engine_settings, settings_key, settings_of
 from selfreward.sources.pool import Pool
 from selfreward.store import Artifact
 
@@ -80,7 +80,7 @@ class Tools:
     @property
     def local_engine(self) -> Engine:
         """An engine on the model in this process."""
-        return ENGINES["hf"](self._host, EngineConfig())
+        return ENGINES["hf"](self._host, settings_key(None), EngineConfig())
 
     def engine_of(self, role: Role) -> Engine:
         """The engine that plays a role; roles may share one.
@@ -91,7 +91,7 @@ class Tools:
         if settings.kind == "vllm":
             self._release_model()
         if name not in self._engines:
-            self._engines[name] = ENGINES[settings.kind](self._host, settings)
+            self._engines[name] = ENGINES[settings.kind](self._host, settings_key(name), settings)
         if settings.kind != "server":
             self.close(but=self._engines[name])
         return self._engines[name]

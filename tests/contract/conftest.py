@@ -33,7 +33,7 @@ def _vllm(model: Path, logs: Path) -> Iterator[Engine]:
 
     settings = EngineConfig(kind="vllm", python=vllm_python(), retries=1)
     serving = Serving(model, "float32", rank=4, longest=LONGEST, cache_bytes=1 << 28, requests=64, gpu_share=None)
-    engine = VLLMEngine(serving, settings, logs / "vllm.log", print)
+    engine = VLLMEngine(serving, "engine", settings, logs / "vllm.log", print)
     try:
         yield engine
     finally:

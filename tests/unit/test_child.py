@@ -38,7 +38,7 @@ def start(tmp_path: Path, *, stubborn: bool = False, grace: float = 20.0) -> tup
     port, pids = free_port(), tmp_path / "pids"
     arguments = [str(port), str(pids), "stubborn" if stubborn else ""]
     child = Child([sys.executable, "-c", SERVER, *arguments], {}, tmp_path / "server.log", grace)
-    child.await_ready(f"http://127.0.0.1:{port}/", 30, lambda _: None)
+    child.await_ready(f"http://127.0.0.1:{port}/", "seconds", 30, lambda _: None)
     return child, [int(pid) for pid in pids.read_text().split()]
 
 
@@ -96,7 +96,7 @@ def test_a_server_that_ends_before_it_is_ready_is_one_line_that_names_its_log(tm
     log = tmp_path / "logs" / "server.log"
     child = Child([sys.executable, "-c", "print('so far'); raise MemoryError('no room')"], {}, log)
     with pytest.raises(ServerError, match=rf"ended with code 1 \(MemoryError: no room\); {log} says more"):
-        child.await_ready("http://127.0.0.1:9/", 30, lambda _: None)
+        child.await_ready("http://127.0.0.1:9/", "seconds", 30, lambda _: None)
 
 
 def test_a_server_that_is_not_ready_in_time_is_ended_and_the_setting_named(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_server_that_is_not_ready_in_time_is_ended_and_the_setting_named(tmp_p
         [sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(60)"], {}, tmp_path / "l"
     )
     with pytest.raises(ServerError, match=r"not ready after 1 s \(last in .*: loading\): raise engine.start_seconds"):
-        child.await_ready("http://127.0.0.1:9/", 1, lambda _: None)
+        child.await_ready("http://127.0.0.1:9/", "engine.start_seconds", 1, lambda _: None)
     with pytest.raises(ServerError, match="ended with code"):
         child.check()
 

@@ -184,7 +184,7 @@ def test_where_nobody_listens_the_error_says_so(chat: Chat) -> None:
 REFUSED = {
     "400": r"status 400 \(.*fault 400.*\); check the address",
     "401": "status 401 .*; put the key into MY_KEY",
-    "404": "status 404 .*; check the address, which ends in /v1, engine.model",
+    "404": "status 404 .*; check the address, which ends in /v1, the name of the model",
 }
 
 
@@ -328,7 +328,18 @@ def test_the_key_comes_from_the_variable_that_the_settings_name(
 ) -> None:
     settings = EngineConfig(kind="server", base_url=url, key_variable="A_KEY")
     host = Host(RunConfig(), tiny_model, Path(), pytest.fail, pytest.fail, print)
-    ENGINES["server"](host, settings).score([[5]], [20], None, ignore)
+    ENGINES["server"](host, "engine", settings).score([[5]], [20], None, ignore)
     monkeypatch.setenv("A_KEY", "secret")
-    ENGINES["server"](host, settings).score([[5]], [20], None, ignore)
+    ENGINES["server"](host, "engine", settings).score([[5]], [20], None, ignore)
     assert script.keys == {"Bearer none", "Bearer secret"}
+
+
+def test_a_refusal_names_the_settings_of_the_engine_that_was_refused(
+    script: Script, url: str, tiny_model: Path
+) -> None:
+    script.faults = ["401"] * 9
+    settings = EngineConfig(kind="server", base_url=url, key_variable="A_KEY")
+    host = Host(RunConfig(), tiny_model, Path(), pytest.fail, pytest.fail, print)
+    named = rf"^engines\.outside\.base_url={url}: status 401 .*variable A_KEY \(engines\.outside\.key_variable\)"
+    with pytest.raises(ServerError, match=named):
+        ENGINES["server"](host, "engines.outside", settings).score([[5]], [20], None, ignore)

@@ -96,6 +96,9 @@ def test_each_kind_can_be_chosen(kind: str) -> None:
         ("server", {"merge_adapter": True}, "engine.merge_adapter=true: server keeps adapters beside the weights; set"),
         ("vllm", {"merge_adapter": True}, "engine.merge_adapter=true: vllm keeps adapters beside the weights; set"),
         ("hf", {"seeded": False}, "engine.seeded=false: hf takes a seed"),
+        ("hf", {"base_url": "http://host/v1"}, "engine.base_url=http://host/v1: hf takes none; set engine.kind=server"),
+        ("vllm", {"model": "theirs"}, "engine.model=theirs: vllm takes none; set engine.kind=server, or leave it out"),
+        ("hf", {"python": "python"}, "engine.python=python: hf takes none; set engine.kind=vllm, or leave it out"),
         ("server", {"concurrency": 0}, "engine.concurrency=0: use a number of at least 1"),
         ("server", {"retries": -1}, "engine.retries=-1: use a number of at least 0"),
         ("server", {"timeout_seconds": 0}, "engine.timeout_seconds=0: use a number above 0"),
@@ -117,18 +120,24 @@ def test_a_quantised_base_is_not_what_vllm_would_run() -> None:
         check_settings(cfg)
 
 
+def test_a_quantised_base_is_never_merged_for_it_could_not_be_put_back() -> None:
+    cfg = default(train__quantization="nf4", train__reference="policy_0", engine__merge_adapter=True)
+    with pytest.raises(ConfigError, match=r"train\.quantization=nf4: quantised weights can't .*merge_adapter=false"):
+        check_settings(cfg)
+
+
 def test_an_interpreter_that_is_not_there_is_named_before_anything_starts(tiny_model: Path) -> None:
     cfg = RunConfig()
     host = Host(cfg, tiny_model, Path(), pytest.fail, pytest.fail, print)
     with pytest.raises(ConfigError, match=r"^engine\.python=/nowhere: there is no such program"):
-        ENGINES["vllm"](host, EngineConfig(kind="vllm", python="/nowhere"))
+        ENGINES["vllm"](host, "engine", EngineConfig(kind="vllm", python="/nowhere"))
 
 
 def test_the_server_writes_into_the_folder_of_its_run(tiny_model: Path, tmp_path: Path) -> None:
     """Not into output_dir, which the points of a sweep have in common. This one can't start: there is no vLLM here."""
     cfg = short(engine__kind="vllm", output_dir=str(tmp_path / "common"))
     host = Host(cfg, tiny_model, tmp_path, pytest.fail, lambda: Plan(tiny(), cfg, "cpu"), print)
-    engine = ENGINES["vllm"](host, EngineConfig(kind="vllm", python=sys.executable))
+    engine = ENGINES["vllm"](host, "engine", EngineConfig(kind="vllm", python=sys.executable))
     with pytest.raises(ServerError):
         engine.score([[1]], [2], None, lambda *_: None)
     assert "No module named 'vllm'" in (tmp_path / "vllm.log").read_text()
@@ -203,7 +212,7 @@ class Started:
 
 @pytest.fixture
 def tools(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Tools:
-    monkeypatch.setitem(ENGINES, "vllm", lambda host, engine: Started())
+    monkeypatch.setitem(ENGINES, "vllm", lambda host, key, engine: Started())
     tiny_config.engine = EngineConfig(kind="vllm", python="python")
     return make_store(tiny_config).tools
 

@@ -45,8 +45,8 @@ class Child:
                 start_new_session=True,  # an interrupt from the keyboard is for us; we end it in order
             )
 
-    def await_ready(self, url: str, seconds: float, say: Callable[[str], None]) -> None:
-        """Wait until `url` answers. `say` is told how long it takes.
+    def await_ready(self, url: str, key: str, seconds: float, say: Callable[[str], None]) -> None:
+        """Wait until `url` answers, for as long as the setting `key` allows. `say` is told how long it takes.
 
         Raises `ServerError` where the server ends before, or takes longer.
         """
@@ -62,10 +62,8 @@ class Child:
             waited = time.monotonic() - self._began
             if waited > seconds:
                 self.close()
-                raise ServerError(
-                    f"the server was not ready after {waited:.0f} s (last in {self.log}: {self._last_line()}): "
-                    "raise engine.start_seconds"
-                )
+                last = f"last in {self.log}: {self._last_line()}"
+                raise ServerError(f"the server was not ready after {waited:.0f} s ({last}): raise {key}")
             if time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
                 say(f"waiting for the server, {waited:.0f} s; it writes to {self.log}")

@@ -37,7 +37,7 @@ class Request:
 
     path: str
     body: dict[str, Any] | None = None
-    remedy: str = "check the address, which ends in /v1, engine.model, and how long a text the server takes"
+    remedy: str = "check the address, which ends in /v1, the name of the model, and how long a text the server takes"
 
 
 class Client:
