@@ -194,7 +194,7 @@ class TrainConfig(Identity):
     loss: str = "sigmoid"  # a key of `selfreward.training.losses.LOSSES`
     beta: float = _number(0.1, above=0)
     learning_rate: float = _number(5e-5, above=0)
-    schedule: str = _choice("linear", "linear", "cosine", "constant")
+    schedule: str = _choice("linear", "linear", "cosine", "constant_with_warmup")
     warmup_ratio: float = _number(0.0, least=0, most=0.9)
     weight_decay: float = _number(0.0, least=0)
     max_grad_norm: float = _number(1.0, above=0)
@@ -220,7 +220,7 @@ class TuningConfig(Execution):
     # The judge's modes that are taught; duels: expected, and which of two answers is better, as an evaluation asks.
     verdicts: str = _choice("expected", "expected", "sampled", "both", "duels")
     learning_rate: float = _number(2e-4, above=0)
-    schedule: str = _choice("linear", "linear", "cosine", "constant")
+    schedule: str = _choice("linear", "linear", "cosine", "constant_with_warmup")
     warmup_ratio: float = _number(0.1, least=0, most=0.9)
     weight_decay: float = _number(0.0, least=0)
     max_grad_norm: float = _number(1.0, above=0)
@@ -240,8 +240,12 @@ class TuningConfig(Execution):
     @property
     def in_use(self) -> dict[str, Any]:
         """The settings that the tuned policy depends on; the files have an identity of their own."""
-        files = {"demonstrations", "ratings"}
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in files}
+        left_out = {"demonstrations", "ratings"}
+        if "ratings" not in self.learned:
+            left_out |= {"verdicts", "most_ratings"}
+        if "demonstrations" not in self.learned:
+            left_out.add("most_demonstrations")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 
 @dataclass

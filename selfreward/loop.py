@@ -4,7 +4,7 @@ Policy 0 is the base model, or what becomes of it on documents and on what peopl
 answer prompts and judge its answers, and trains policy t on the pairs that come of it. A policy is evaluated on
 held-out prompts, with policy 0 as the judge and the opponent, or with a judge of its own. Where an outside engine is
 named to judge or to evaluate, it judges in the policy's place. Before a policy answers, the engine is held against
-training.
+training, and so is any further one that runs the same model.
 
 Prompts come from a source, or are written by a policy that is shown some of the source's. None is asked that the gate
 does not let through.
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from selfreward.config import RunConfig
 from selfreward.errors import GenerationError
 from selfreward.model_files import ModelIdentity
+from selfreward.roles import engine_name, engine_settings
 from selfreward.stages.agreement import AGREEMENT
 from selfreward.stages.candidates import CANDIDATES
 from selfreward.stages.chunks import CHUNKS
@@ -26,7 +27,7 @@ from selfreward.stages.gate import GATE
 from selfreward.stages.judgements import HELD_OUT_JUDGEMENTS, JUDGEMENTS
 from selfreward.stages.new_prompts import EVALUATION, NEW_PROMPTS
 from selfreward.stages.pairs import PAIRS
-from selfreward.stages.parity import PARITY
+from selfreward.stages.parity import FURTHER_PARITY, PARITY
 from selfreward.stages.perplexity import IMITATION, PERPLEXITY
 from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.stages.pretrain import PRETRAIN
@@ -57,14 +58,16 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
     people = _people(stages, store, held_out)
     evaluated = {"held_out": held_out, **people}
-    probe = store.run(PARITY, stages.parity, {"policy": model, "prompts": held_out})
+    measured = stages.parity("sampling")
+    probe = store.run(PARITY, measured, {"policy": model, "prompts": held_out})
+    further = _further_parity(stages, store, {"policy": model, "probe": probe})
     judge = _independent_judge(stages, store, model, evaluated)
     documents = _documents(stages, store, model, evaluated)
     seeds = _seeds(stages, store, evaluated, judge)
     policy_0 = documents.get("pretrained", model)
     if seeds:
         policy_0 = store.run(TUNE, stages.tuning, {"policy": policy_0, **seeds}, cfg.seed)
-    parity = probe if policy_0 is model else store.run(PARITY, stages.parity, {"policy": policy_0, "probe": probe})
+    parity = probe if policy_0 is model else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
 
     def agreement(policy: Artifact) -> Artifact:
@@ -99,7 +102,8 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     if seeds and "demonstrations_held_out" in people:
         before["base_imitation"] = imitation(model)
     first = evaluation(policy_0, None)
-    yield {**people, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **first}
+    made = {**people, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **further}
+    yield made | first
     policy = policy_0
     written: list[Artifact] = []
     for t in range(1, cfg.iteration + 1):
@@ -125,8 +129,18 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
                 REFERENCES, ReferencesIdentity(), {"pairs": pairs, "policy": reference}
             )
         policy = made["policy"] = store.run(TRAIN, stages.policy, basis, cfg.seed)
-        made["parity"] = store.run(PARITY, stages.parity, {"policy": policy, "probe": probe})
+        made["parity"] = store.run(PARITY, measured, {"policy": policy, "probe": probe})
         yield made | evaluation(policy, first["held_out_candidates"])
+
+
+def _further_parity(stages: StageSettings, store: Store[Tools], parents: Mapping[str, Artifact]) -> Iteration:
+    """Engines of their own for judging and evaluating, held against training where they run the run's model: one that
+    runs another, and whose tokenizer is not named, would score what it can't read."""
+    found: Iteration = {}
+    for role, stage in FURTHER_PARITY.items():
+        if engine_name(stages.cfg, role) is not None and not engine_settings(stages.cfg, role).is_outside:
+            found[f"{role}_parity"] = store.run(stage, stages.parity(role), parents)
+    return found
 
 
 def _people(stages: StageSettings, store: Store[Tools], held_out: Artifact) -> Iteration:

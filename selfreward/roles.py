@@ -26,9 +26,14 @@ def settings_of(cfg: RunConfig, name: str | None) -> EngineConfig:
     return cfg.engine if name is None else cfg.engines[name]
 
 
+def settings_key(name: str | None) -> str:
+    """The key under which a person sets them."""
+    return "engine" if name is None else f"engines.{name}"
+
+
 def all_engines(cfg: RunConfig) -> dict[str, EngineConfig]:
     """The settings of every engine by the key that a person sets them under."""
-    return {"engine": cfg.engine, **{f"engines.{name}": engine for name, engine in cfg.engines.items()}}
+    return {settings_key(name): settings_of(cfg, name) for name in (None, *cfg.engines)}
 
 
 def check_engines(cfg: RunConfig) -> None:
@@ -42,8 +47,8 @@ def check_engines(cfg: RunConfig) -> None:
         remedy = "policies answer prompts, on an engine that runs this run's model; put an outside one into engines"
         raise ConfigError("engine.tokenizer", cfg.engine.tokenizer, remedy)
     for name, engine in cfg.engines.items():
-        if engine.parity_limit is not None:
-            remedy = "the engine that samples is held against training, and no other; set engine.parity_limit"
+        if engine.parity_limit is not None and engine.is_outside:
+            remedy = "an engine with a model of its own is not held against training; leave it out"
             raise ConfigError(f"engines.{name}.parity_limit", engine.parity_limit, remedy)
         if engine.kind == "hf" and engine.device not in ("auto", cfg.engine.device):
             remedy = f"the model is in memory once, on engine.device={cfg.engine.device}; leave it out"

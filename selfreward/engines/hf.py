@@ -107,7 +107,7 @@ class HFEngine:
         rows = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         self._check_length(max(map(len, rows), default=0))
         found: dict[int, list[float]] = {}
-        with self._models.policy(adapter), self._forward.ready():
+        with self._models.policy(adapter, merged=self._merge), self._forward.ready():
             for batch, states in self._forward.states(rows):
                 for row, state_LH in zip(batch, states, strict=True):
                     # The hidden state at position p predicts the token at p + 1.

@@ -17,6 +17,7 @@ import numpy as np
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ParityError
 from selfreward.records import Candidate, Prompt
+from selfreward.roles import Role, engine_name, settings_key
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
@@ -35,8 +36,8 @@ class ParityIdentity(Identity):
     limit: float | None
 
 
-def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """How far the engine is from training under `parents["policy"]`, on two short answers each to a few prompts.
+def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, role: Role) -> Metrics:
+    """How far a role's engine is from training under `parents["policy"]`, on two short answers each to a few prompts.
 
     The answers are policy 0's: sampled for its own parity, from the shortest of `parents["prompts"]`, and taken from
     that parity, `parents["probe"]`, for every later policy. What training makes of them is kept with them. The model in
@@ -50,7 +51,7 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     work.plan(len(answers) / 2, "prompts")
     adapter = tools.adapter(parents["policy"])
     scored, rounding = _score(answers, parents["policy"], work, tools)
-    found = tools.engine_of("sampling").logprobs(
+    found = tools.engine_of(role).logprobs(
         [answer.prompt_ids for answer in answers],
         [answer.token_ids for answer in answers],
         adapter,
@@ -60,7 +61,8 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     share = adapter_share(engine, training, _flat([answer.logprobs for answer in probe])) if probe else None
     off = np.abs(engine - training)
     most = allowed(config.limit, tools.cfg.model.dtype, rounding)
-    _check(config.engine.kind, parents["policy"], float(off.mean()), most, share)
+    key = settings_key(engine_name(tools.cfg, role))
+    _check(key, config.engine, parents["policy"], float(off.mean()), most, share)
     work.shards([scored], list, Candidate)
     return {
         "answers": len(answers),
@@ -110,18 +112,24 @@ def allowed(limit: float | None, dtype: str, rounding: float) -> float:
     return limit or max(PARITY_TOLERANCE[getattr(torch, dtype)], _ROUNDINGS * rounding)
 
 
-def _check(engine: str, policy: Artifact, off: float, most: float, share: Share | None) -> None:
-    where = f"engine.kind={engine}"
+def _check(key: str, engine: EngineIdentity, policy: Artifact, off: float, most: float, share: Share | None) -> None:
+    where = f"{key}.kind={engine.kind}"
+    mend = "mend that"
+    if key != "engine":
+        mend = f"name the tokenizer of a model of its own as {key}.tokenizer"
+    elif engine.merge_adapter:
+        mend = "set engine.merge_adapter=false"
     if share and not share.is_whole:
         raise ParityError(
             f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
-            "would answer as another policy; look at how it loads adapters"
+            "would answer as another policy; "
+            + ("set engine.merge_adapter=false" if engine.merge_adapter else "look at how it loads adapters")
         )
     if not off <= most:
         raise ParityError(
             f"{where}: under {policy.reference} its log-probabilities are {off:.3g} nats a token off those that "
-            f"training computes, more than {most:.3g}: it runs another model, or rounds otherwise; mend that, or "
-            "raise engine.parity_limit"
+            f"training computes, more than {most:.3g}: it runs another model, or rounds otherwise; {mend}, or "
+            f"raise {key}.parity_limit"
         )
 
 
@@ -171,4 +179,9 @@ def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=np.float64)
 
 
-PARITY = Stage("parity", 2, parity)
+PARITY = Stage("parity", 3, partial(parity, role="sampling"))
+FURTHER_PARITY: dict[Role, Stage[ParityIdentity, Tools]] = {
+    "judge": Stage("parity", 3, partial(parity, role="judge")),
+    "evaluation": Stage("parity", 3, partial(parity, role="evaluation")),
+}
+"""Of engines beside the one that samples."""

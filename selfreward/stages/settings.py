@@ -54,9 +54,8 @@ class StageSettings:
         """The policy that judges, as a parent; none where the engine of the role has a model of its own."""
         return {} if engine_settings(self.cfg, role).is_outside else policies
 
-    @property
-    def parity(self) -> ParityIdentity:
-        return ParityIdentity(self.engine("sampling"), self.cfg.engine.parity_limit)
+    def parity(self, role: Role) -> ParityIdentity:
+        return ParityIdentity(self.engine(role), engine_settings(self.cfg, role).parity_limit)
 
     @property
     def candidates(self) -> CandidatesIdentity:
@@ -129,14 +128,14 @@ class StageSettings:
 
     @property
     def tuning(self) -> TuneIdentity:
-        texts = tuple(text for mode in ("expected", "sampled") for text in rubric.TEXTS[mode])
-        return TuneIdentity(self.cfg.tuning.in_use, self.cfg.train.lora, (*texts, *VERDICTS, *TEXTS))
+        texts = _judged_by() if "ratings" in self.cfg.tuning.learned else ()
+        return TuneIdentity(self.cfg.tuning.in_use, self.cfg.train.lora, texts)
 
     @property
     def grader(self) -> TuneIdentity:
         """It learns from all ratings that are kept for it: how much policy 0 learns from is nothing to it."""
         tuning = only(self.cfg.tuning, OPTIMISER) | {"verdicts": "duels"}
-        return TuneIdentity(tuning, self.cfg.train.lora, self.tuning.texts)
+        return TuneIdentity(tuning, self.cfg.train.lora, _judged_by())
 
     @property
     def agreement(self) -> AgreementIdentity:
@@ -158,3 +157,9 @@ class StageSettings:
     def evaluation(self) -> EvaluationIdentity:
         e = self.cfg.evaluation
         return EvaluationIdentity(e.bootstrap_samples, e.confidence, TEXTS, self.engine("evaluation"))
+
+
+def _judged_by() -> tuple[str, ...]:
+    """What a judge is asked, and told to say, where it is taught."""
+    asked = (text for mode in ("expected", "sampled") for text in rubric.TEXTS[mode])
+    return (*asked, *VERDICTS, *TEXTS)

@@ -47,7 +47,7 @@ class Lost(Off):
 def use(engine: type[HFEngine], cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the run be on `engine`."""
 
-    def make(host: Host, settings: EngineConfig) -> HFEngine:
+    def make(host: Host, key: str, settings: EngineConfig) -> HFEngine:
         return engine(host.models(), 64, 2048, merge_adapter=settings.merge_adapter)
 
     monkeypatch.setitem(ENGINES, "faulty", make)

@@ -14,6 +14,7 @@ from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance
 from selfreward.engines.hf import HFEngine
+from selfreward.errors import ParityError
 from selfreward.judges import rubric
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
@@ -35,7 +36,7 @@ class Outside(HFEngine):
         return super().score(prompts, choice_ids, None, advance)
 
 
-def outside(host: Host, engine: EngineConfig) -> Outside:
+def outside(host: Host, key: str, engine: EngineConfig) -> Outside:
     return Outside(Models(Path(engine.tokenizer or ""), "float32", "cpu"), 64, 2048, merge_adapter=False)
 
 
@@ -134,3 +135,27 @@ def test_another_engine_for_the_runs_own_model_judges_with_the_policys_adapter(t
     judged = scores(second["judgements"])
     assert judged == expected(second["candidates"], tiny_config, own, tools.adapter(first["policy"]))
     assert judged != expected(second["candidates"], tiny_config, own)
+
+
+class Other(HFEngine):
+    """Runs another model than the run's, and nobody said so."""
+
+    def logprobs(self, *args: Any) -> list[list[float]]:
+        return [[p - 5 for p in row] for row in super().logprobs(*args)]
+
+
+@pytest.mark.parametrize("role", ["judge", "evaluation"])
+def test_a_further_engine_whose_tokenizer_is_not_named_must_run_the_run_s_model(
+    tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    def other(host: Host, key: str, engine: EngineConfig) -> HFEngine:
+        return Other(host.models(), 64, 2048, merge_adapter=False)
+
+    monkeypatch.setitem(ENGINES, "server", other)
+    tiny_config.engines = {"theirs": EngineConfig(kind="server", base_url="http://elsewhere/v1")}
+    getattr(tiny_config, role).engine = "theirs"
+    said = r"^engines\.theirs\.kind=server: .* 5 nats a token off .*name the tokenizer .* as engines\.theirs\.tokenizer"
+    with pytest.raises(ParityError, match=said):
+        run_loop(tiny_config)
+    tiny_config.engines["theirs"].parity_limit = 6.0
+    assert run_loop(tiny_config)[0][f"{role}_parity"].metrics["difference"] == pytest.approx(5, abs=0.01)

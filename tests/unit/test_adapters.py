@@ -230,6 +230,17 @@ def test_a_merged_adapter_samples_nearly_as_it_does_beside_the_weights(
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
+def test_log_probabilities_are_those_of_the_model_that_samples(
+    models: Models, tiny_model: Path, tmp_path: Path
+) -> None:
+    """In bfloat16 weights lose most of a small adapter: parity must see what answers are drawn from."""
+    rounded = Models(tiny_model, "bfloat16", "cpu")
+    adapter = train(rounded, tmp_path / "one")
+    beside, merging = (HFEngine(rounded, rows=64, scoring_tokens=2048, merge_adapter=merge) for merge in (False, True))
+    assert logprobs(beside, adapter) != logprobs(merging, adapter)
+    assert logprobs(beside, None) == logprobs(merging, None)
+
+
 def test_after_sampling_with_a_merged_adapter_scores_are_what_they_were(
     engine: HFEngine, models: Models, tmp_path: Path
 ) -> None:
