@@ -23,7 +23,7 @@ from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
 from selfreward.training.reference import check_parity
-from selfreward.training.session import arguments, fit
+from selfreward.training.session import adapter_kept, arguments, fit
 from selfreward.training.trainer import PairTrainer
 
 _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
@@ -63,12 +63,13 @@ def make_trainer(
     folder: Path,
 ) -> PairTrainer:
     """A trainer over `pairs`, whose reference log-probabilities are given: no reference model is run or kept."""
-    trainer = PairTrainer(
-        model=model,
-        args=_arguments(settings, seed, folder, model.device.type),
-        train_dataset=_dataset(pairs, references),
-        processing_class=tokenizer,
-    )
+    with adapter_kept(model):
+        trainer = PairTrainer(
+            model=model,
+            args=_arguments(settings, seed, folder, model.device.type),
+            train_dataset=_dataset(pairs, references),
+            processing_class=tokenizer,
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.precompute_ref_logps = True  # as a setting it would hash all the weights
     model.delete_adapter(_REFERENCE)

@@ -33,6 +33,12 @@ class MicroBatches(_BaseTrainer):
     example = "example"
     """What people call one."""
 
+    settings_key: str
+    """The key of its settings, by which errors call them."""
+
+    length_key: str
+    """The setting that makes its examples shorter."""
+
     micro_batch: int
     ram_gb: float | None
     splits: bool
@@ -149,7 +155,7 @@ class MicroBatches(_BaseTrainer):
             )
             raise OutOfMemoryError(
                 f"memory ran out in training ({reason}): {least} too much; set memory.gradient_checkpointing=true, "
-                "lower sampling.max_new_tokens, or allow more memory"
+                f"lower {self.length_key}, or allow more memory"
             )
         self.micro_batch = (self._at_once + 1) // 2  # of what was tried: that may be less than was allowed
         self.note(f"memory ran out ({reason}): the step is taken again with micro-batches of {self.micro_batch}")

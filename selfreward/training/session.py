@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def arguments(
         "per_device_train_batch_size": optimiser.batch_size,  # `MicroBatches` cuts it
         "gradient_checkpointing": gradient_checkpointing,
         "seed": seed,
+        "router_aux_loss_coef": 0.0,  # the loss is the preset's alone, which no other pair of a batch enters
         "bf16": False,  # the base is loaded in its dtype and the adapter in float32: autocast would add nothing
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device == "cuda",
@@ -43,13 +45,24 @@ def arguments(
     }
 
 
+@contextmanager
+def adapter_kept(model: PeftModel) -> Iterator[None]:
+    """Within it trl makes a trainer. Afterwards the adapter is as it was: trl rounds that of a quantised base to
+    bfloat16, in which small steps are lost."""
+    before = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    yield
+    for name, parameter in model.named_parameters():
+        if name in before:
+            parameter.data = before[name]
+
+
 def fit(trainer: MicroBatches, model: PeftModel, work: Work, memory: MemoryConfig, *, preflight: bool) -> None:
     """Train the adapter in place, resuming from the last checkpoint that can be trusted.
 
     `preflight` runs the longest step first and forgets it.
 
-    Raises `TrainingError` where nothing is to be trained, where the adapter did not change, or where processes came to
-    different ones.
+    Raises `TrainingError` where nothing is to be trained, where the adapter did not change or is no number any more, or
+    where processes came to different ones.
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
@@ -66,7 +79,16 @@ def fit(trainer: MicroBatches, model: PeftModel, work: Work, memory: MemoryConfi
     trainer.train(resume_from_checkpoint=str(resumed[0]) if resumed else None)
     after = _snapshot(model)
     if all(torch.equal(old, new) for old, new in zip(before, after, strict=True)):
-        raise TrainingError("training left the adapter as it was: raise train.learning_rate or train.epochs")
+        raise TrainingError(
+            f"training left the adapter as it was: raise {trainer.settings_key}.learning_rate or "
+            f"{trainer.settings_key}.epochs, or set {trainer.settings_key}.warmup_ratio=0: the first step of a warm-up "
+            "learns nothing"
+        )
+    if not all(tensor.isfinite().all() for tensor in after):
+        raise TrainingError(
+            f"training diverged, and the adapter is no number any more: lower {trainer.settings_key}.learning_rate, or "
+            "use model.dtype=bfloat16 in place of float16"
+        )
     if len(set(work.group.gather(_sha256(after)))) > 1:
         raise TrainingError("the processes came to different adapters: use devices of one kind, or launch=single")
 

@@ -14,7 +14,7 @@ from selfreward.training.micro_batches import Batch, MicroBatches
 class PairTrainer(MicroBatches, DPOTrainer):
     """Examples are pairs: trl's rows are all chosen, then all rejected."""
 
-    example = "pair"
+    example, settings_key, length_key = "pair", "train", "sampling.max_new_tokens"
 
     def count(self, batch: Batch) -> int:
         """Half the rows."""

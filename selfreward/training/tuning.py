@@ -29,7 +29,7 @@ from selfreward.store import Metrics, Work
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.micro_batches import Batch, MicroBatches
 from selfreward.training.packing import PACKED_ATTENTION, pack_texts
-from selfreward.training.session import arguments, fit
+from selfreward.training.session import adapter_kept, arguments, fit
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class ExampleTrainer(MicroBatches, SFTTrainer):
     log-probabilities, in nats.
     """
 
+    settings_key, length_key = "tuning", "tuning.max_length"
     packs: bool
     most_tokens: int
     surprise: Callable[[Tensor, Tensor], Tensor]
@@ -132,13 +133,14 @@ def tune(
     """Train the adapter in place on examples in the order that the seed gives. Raises as `session.fit` does."""
     checkpointing = settings.gradient_checkpointing
     shared = arguments(settings.tuning, seed, work.scratch, model.device.type, gradient_checkpointing=checkpointing)
-    trainer = ExampleTrainer(
-        model=model,
-        args=SFTConfig(**shared, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}),
-        data_collator=_collate,
-        train_dataset=Dataset.from_list([vars(example) for example in examples]),
-        processing_class=tokenizer,
-    )
+    with adapter_kept(model):
+        trainer = ExampleTrainer(
+            model=model,
+            args=SFTConfig(**shared, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}),
+            data_collator=_collate,
+            train_dataset=Dataset.from_list([vars(example) for example in examples]),
+            processing_class=tokenizer,
+        )
     trainer.remove_callback(PrinterCallback)
     model.set_adapter(TRAINED)
     trainer.micro_batch = settings.micro_batch

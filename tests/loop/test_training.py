@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from selfreward.adapters import WEIGHTS
 from selfreward.config import LoraConfig, RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
-from selfreward.models import TRAINED
+from selfreward.models import TRAINED, Models
 from selfreward.records import PreferencePair
 from selfreward.store import Cost, digests
 from selfreward.training.checkpoint import newest_whole, seal
-from selfreward.training.dpo import check_start
+from selfreward.training.dpo import check_start, make_trainer
 from selfreward.training.forward import fast_forward
 from tests.loop.helpers import Recorder, make_store, run_loop
-from tests.training import PAIRS, move, our_trainer, settings, train, train_config, train_in_stage
+from tests.training import (
+    PAIRS,
+    move,
+    our_trainer,
+    references,
+    settings,
+    train,
+    train_config,
+    train_in_stage,
+    trainable,
+)
 
 
 class KilledError(Exception):
@@ -127,6 +141,41 @@ def test_nothing_learned_is_an_error(tiny_config: RunConfig) -> None:
     tiny_config.train.learning_rate = 1e-60  # nothing, in float32
     with pytest.raises(TrainingError, match="left the adapter as it was"):
         run_loop(tiny_config)
+
+
+def test_experts_are_trained_by_the_loss_that_was_asked_for_alone(tiny_model: Path, tmp_path: Path) -> None:
+    """Without the term that balances experts, which trl adds and which couples the pairs of a batch."""
+    folder = shutil.copytree(tiny_model, tmp_path / "experts")
+    shape = json.loads((folder / "config.json").read_text())
+    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    experts = MixtralConfig(**{name: shape[name] for name in kept}, num_key_value_heads=2, num_local_experts=4)
+    MixtralForCausalLM(experts).save_pretrained(folder)
+    made = train_in_stage(folder, PAIRS, tmp_path / "scratch", settings(train_config()))
+    assert made.metrics["loss"][0] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_gradient_checkpointing_is_not_for_what_is_trained_next(tiny_model: Path, tmp_path: Path) -> None:
+    models = Models(tiny_model, "float32", "cpu")
+    how = settings(train_config(), gradient_checkpointing=True)
+    with models.trainable(None, how.train.lora, 0) as model:
+        our_trainer(model, models.chat.tokenizer, PAIRS, how, tmp_path).train()
+        assert models.base.is_gradient_checkpointing
+    assert not models.base.is_gradient_checkpointing
+    assert not models.base.get_input_embeddings()._forward_hooks
+
+
+def test_the_adapter_of_a_quantised_base_stays_in_float32(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trl rounds it. Nothing is quantised here: that takes a GPU."""
+    how = settings(train_config())
+    with trainable(tiny_model, how.speed, how.train.lora) as (model, tokenizer):
+        before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+        given = references(model, tokenizer, PAIRS, how.speed)
+        monkeypatch.setattr(type(model.get_base_model()), "is_loaded_in_4bit", True, raising=False)
+        make_trainer(model, tokenizer, PAIRS, given, how, 0, tmp_path)
+        after = [p for p in model.parameters() if p.requires_grad]
+    assert all(new.dtype == torch.float32 and torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 SLOW = [pytest.param(damage, marks=pytest.mark.slow) for damage in ("a flipped bit", "a missing file", "no manifest")]

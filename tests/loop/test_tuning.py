@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +145,20 @@ def test_when_memory_runs_out_fewer_examples_are_computed_at_once(
     assert metrics["micro_batch"] == 1
 
 
-def test_nothing_learned_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="left the adapter as it was"):
+def test_nothing_learned_is_an_error_that_names_the_settings_of_tuning(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"left the adapter as it was: raise tuning.* set tuning.warmup_ratio=0"):
         tuned(tiny_model, tmp_path, learning_rate=1e-30)
+
+
+def test_a_training_that_diverges_is_an_error(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_number(self: ExampleTrainer, model: Any, *_: Any, **__: Any) -> torch.Tensor:
+        return next(p for p in model.parameters() if p.requires_grad).sum() * math.nan
+
+    monkeypatch.setattr(ExampleTrainer, "compute_loss", no_number)
+    with pytest.raises(TrainingError, match=r"training diverged, .*: lower tuning.learning_rate"):
+        tuned(tiny_model, tmp_path)
 
 
 # In a run
@@ -302,3 +314,18 @@ def test_tuned_again_nothing_is_computed(people: RunConfig) -> None:
     again = Recorder()
     run_loop(people, again)
     assert again.computed == []
+
+
+def test_an_answer_that_is_measured_by_is_not_learned_under_another_request(people: RunConfig, tmp_path: Path) -> None:
+    answer = "One, two and three are numbers, and so are all that come after them."
+    rows = [{"prompt": f"Tell me about number {n}, please.", "response": f"It is {n}."} for n in range(20)]
+    path = tmp_path / "answers.jsonl"
+    people.tuning.demonstrations.format, people.tuning.demonstrations.path = "columns", str(path)
+    people.tuning.demonstrations.held_out, people.tuning.epochs = 19, 1
+    people.gate.contamination = "drop"
+    rows += [{"prompt": f"What are numbers, {name}?", "response": answer} for name in ("Ann", "Ben", "Cleo", "Dan")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (made,) = run_loop(people)
+    measured = {row.response for row in made["demonstrations_held_out"].read(Demonstration)}
+    learned = {row.response for row in made["demonstrations"].read(Demonstration)}
+    assert answer in measured and learned and answer not in learned
