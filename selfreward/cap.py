@@ -22,6 +22,8 @@ CONTEXT_GIB = 0.75
 """What a process takes of a GPU before its first tensor (CUDA's context and kernels), in GiB; an upper estimate."""
 
 
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "MPS backend out of memory",
@@ -59,11 +61,20 @@ def available_gb(device: str) -> float:
     """GiB that this process could take: of a GPU what is free and what its allocator holds, else its share of main
     memory. On a GPU it has a CUDA context then."""
     if device != "cuda":
-        return psutil.virtual_memory().total / GIB / local_processes()
+        return main_memory() / GIB / local_processes()
     import torch
 
     free, _ = torch.cuda.mem_get_info()
     return (free + torch.cuda.memory_reserved()) / GIB
+
+
+def main_memory(limit: Path = _CONTAINER_LIMIT) -> int:
+    """Bytes of the machine's main memory, or what its container may have of it."""
+    total = psutil.virtual_memory().total
+    try:
+        return min(total, int(limit.read_text()))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return total
 
 
 def check_resident(ram_gb: float | None) -> None:

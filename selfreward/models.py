@@ -99,6 +99,9 @@ class Models:
         finally:
             for module in (self.base, model):
                 vars(module).pop("forward", None)  # trl puts its own there, and accelerate
+            if self.base.is_gradient_checkpointing:  # or it would be for all that is trained after this
+                self.base.gradient_checkpointing_disable()
+                self.base.disable_input_require_grads()
             self.base.zero_grad()
             self.base.requires_grad_(False)
             self.base.eval()
@@ -223,13 +226,17 @@ def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
 
 
 def check_targets(base: PreTrainedModel, lora: LoraConfig) -> None:
-    """Raise `ConfigError` for a name that leads to no layer for an adapter: beside others, peft would ignore it."""
+    """Raise `ConfigError` for a name that leads to no layer for an adapter, which peft would ignore beside others, or
+    to that of one block alone: the memory plan takes blocks to be alike."""
     if (names := _named(lora)) == ["all-linear"]:
         return
+    if numbered := [name for name in names if any(part.isdecimal() for part in name.split(".")[:-1])]:
+        remedy = f"{numbered[0]!r} is a layer of one block, and all blocks get the same; use {_last(numbered[0])}"
+        raise ConfigError("train.lora.target_modules", lora.target_modules, remedy)
     kinds, head = (torch.nn.Linear, Conv1D, torch.nn.Embedding), base.get_output_embeddings()
     layers = [name for name, layer in base.named_modules() if isinstance(layer, kinds) and layer is not head]
     if missing := [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]:
-        known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
+        known = ", ".join(sorted(set(map(_last, layers))))
         lacking = f"the model has no layer {' or '.join(map(repr, missing))} for an adapter"
         remedy = f"{lacking}; use all-linear alone, or some of {known}"
         raise ConfigError("train.lora.target_modules", lora.target_modules, remedy)
@@ -237,6 +244,10 @@ def check_targets(base: PreTrainedModel, lora: LoraConfig) -> None:
 
 def _named(lora: LoraConfig) -> list[str]:
     return [name.strip() for name in lora.target_modules.split(",")]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _read_settings(folder: Path) -> peft.LoraConfig:

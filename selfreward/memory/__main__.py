@@ -57,6 +57,7 @@ def cards_table(config: Any, cfg: RunConfig, like: Plan) -> Table:
     for size in CARDS_GB:
         plan = Plan(config, cfg, "cuda", limit_gb=size, like=like)
         try:
+            plan.check()
             fit = plan.fit_training(plan.costs.longest_batch)
             checkpointing = "yes" if fit.gradient_checkpointing else "no"
             training = [str(fit.micro_batch), checkpointing, f"{fit.total / GIB:.1f}"]

@@ -15,6 +15,7 @@ from selfreward.errors import ConfigError, ModelError
 from selfreward.generation import WAYS
 from selfreward.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.memory.trace import Skeleton
+from selfreward.roles import all_engines
 
 LIBRARIES_GIB = 0.8
 """What Python, PyTorch and the other libraries hold of main memory before a model is loaded, in GiB."""
@@ -153,12 +154,14 @@ class Costs:
         if judge.mode == "sampled":
             kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
         if self.cfg.generation.kind in WAYS:
-            shown = 2 * self.cfg.generation.examples * self.cfg.generation.most_words  # tokens, two a word
-            kinds.append(self._decoding(rows, shown + RUBRIC_TOKENS, self.cfg.generation.max_new_tokens, 1))
+            told = self._shown_to_write + RUBRIC_TOKENS
+            kinds.append(self._decoding(rows, told, self.cfg.generation.max_new_tokens, 1))
         if self.cfg.documents.path:
             told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
-        return max(kinds, key=lambda parts: sum(parts.values()))
+        merges = any(engine.merge_adapter for engine in all_engines(self.cfg).values())
+        kept = {"weights without adapter": self._adapted_bytes} if merges else {}
+        return max(kinds, key=lambda parts: sum(parts.values())) | kept
 
     @property
     def blocked_weights(self) -> int:
@@ -170,10 +173,10 @@ class Costs:
 
     def scoring(self, tokens: int) -> Parts:
         """One batch of `tokens` tokens in texts as long as a judge's prompt may be."""
-        rows = max(tokens // self._judged, 1)
+        rows = max(tokens // self._scored, 1)
         return self.fixed | {
-            "keys and values": self.cache_bytes(rows * self._judged),
-            "activations": self._forward_bytes(max(tokens, self._judged), rows * self._judged**2),
+            "keys and values": self.cache_bytes(rows * self._scored),
+            "activations": self._forward_bytes(max(tokens, self._scored), rows * self._scored**2),
             "head chunk": 2 * CHUNK_BYTES[self.kind] + self._sharpened_bytes(self._chunk_rows),
         }
 
@@ -192,11 +195,21 @@ class Costs:
 
     @property
     def longest_served(self) -> int:
-        """Tokens of the longest text that a judge reads or writes: in a duel it reads two answers."""
+        """Tokens of the longest text that is read or written: in a duel a judge reads two answers."""
         answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
         reply = self.cfg.judge.max_new_tokens if self.cfg.judge.mode == "sampled" else 1
-        longest = self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_WORDS + reply
+        texts = [self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_WORDS + reply]
+        if self.cfg.generation.kind in WAYS:
+            texts.append(self._shown_to_write + SERVED_WORDS + self.cfg.generation.max_new_tokens)
+        if self.cfg.documents.path:
+            texts.append(self.cfg.documents.chunk_tokens + SERVED_WORDS + self.cfg.documents.max_new_tokens)
+        longest = max(texts)
         return min(longest, getattr(self._text, "max_position_embeddings", None) or longest)
+
+    @property
+    def _shown_to_write(self) -> int:
+        """Tokens of the prompts that a policy is shown before it writes another one, two a word."""
+        return 2 * self.cfg.generation.examples * self.cfg.generation.most_words
 
     def _decoding(self, rows: int, prompt: int, new: int, answers: int) -> Parts:
         """`answers` to each prompt, side by side."""
@@ -238,9 +251,21 @@ class Costs:
 
     @property
     def _judged(self) -> int:
-        """Tokens of the longest prompt that a judge reads."""
+        """Tokens of the longest prompt that a judge of one answer reads."""
         answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
         return self.cfg.sampling.max_prompt_tokens + answer + RUBRIC_TOKENS
+
+    @property
+    def _scored(self) -> int:
+        """Tokens of the longest text that is scored: that prompt, or one with the two answers of a duel."""
+        duel = self.cfg.sampling.max_prompt_tokens + 2 * self.cfg.evaluation.max_new_tokens + RUBRIC_TOKENS
+        return max(self._judged, duel)
+
+    @property
+    def _adapted_bytes(self) -> int:
+        """The weights under an adapter, of which a copy is kept while it is merged into them."""
+        layers = [p for name, p in self._skeleton.parameters.items() if name.endswith("base_layer.weight")]
+        return sum(p.numel() for p in layers) * self._number_bytes
 
     @cached_property
     def _weights(self) -> int:

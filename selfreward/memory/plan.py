@@ -81,12 +81,16 @@ class Plan:
     def check(self) -> None:
         """Raise `ConfigError` where the longest text that the settings allow would not fit."""
         self.fit_training(self.costs.longest_batch)
-        if self._cfg.tunes:
-            self._fit_examples(self.costs.longest_examples)
+        self.fit_longest_examples()
         _ = self.sampling_rows, self.scoring_tokens
 
+    def fit_longest_examples(self) -> TrainingFit | None:
+        """How tuning would be cut where each example is as long as the settings allow; None for a run that doesn't."""
+        return self._fit_examples(self.costs.longest_examples) if self._cfg.tunes else None
+
     def fit_tuning(self, examples: Sequence[tuple[int, int]]) -> TrainingFit:
-        """The same for examples of these lengths (prompt, completion), each taken for a pair that rejects one token."""
+        """Micro-batch and checkpointing for examples of these lengths (prompt, completion), each taken for a pair that
+        rejects one token."""
         return self._fit_examples([(*lengths, 1) for lengths in examples])
 
     def fit_training(self, pairs: Sequence[Lengths]) -> TrainingFit:

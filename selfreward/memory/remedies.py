@@ -81,8 +81,10 @@ def _groups(costs: Costs) -> list[list[Change]]:
     shortest = sampling.max_prompt_tokens + sampling.max_new_tokens
     lengths = sorted({max(train.max_length * part // 8, shortest) for part in range(1, 8)}, reverse=True)
     shorter = [{"train.max_length": length} for length in lengths if length < train.max_length]
-    longest = costs.cfg.tuning.max_length
-    examples = [{"tuning.max_length": longest * part // 8} for part in range(7, 0, -1)] if costs.cfg.tunes else []
+    longest, documents = costs.cfg.tuning.max_length, costs.cfg.documents
+    least = documents.chunk_tokens + 1 if documents.path else 2  # a chunk must fit into an example
+    shorter_ones = sorted({max(longest * part // 8, least) for part in range(1, 8)}, reverse=True)
+    examples = [{"tuning.max_length": n} for n in shorter_ones if n < longest] if costs.cfg.tunes else []
     couples = LOSSES[train.loss].couples_pairs
     return [group for group in (rows, tokens, [] if couples else smallest, examples, shorter, quantised) if group]
 

@@ -6,21 +6,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from selfreward.cap import GIB
-from selfreward.memory.plan import Plan
+from selfreward.memory.plan import Plan, TrainingFit
 
 
 def plan_table(plan: Plan) -> Table:
     """The plan for the longest texts that the settings allow."""
-    training = plan.fit_training(plan.costs.longest_batch)
+    training, tuning = plan.fit_training(plan.costs.longest_batch), plan.fit_longest_examples()
     phases = {
+        "tuning": tuning.parts if tuning else {},
         "training": training.parts,
         "sampling": plan.sampling,
         "scoring": plan.costs.scoring(plan.scoring_tokens),
     }
-    phases = {phase: parts for phase, parts in phases.items() if parts}  # what another process does has none
-    checkpointing = "with" if training.gradient_checkpointing else "without"
+    phases = {phase: parts for phase, parts in phases.items() if parts}  # what nobody does here has none
     caption = (
-        f"training: micro-batches of {training.micro_batch}, {checkpointing} checkpointing\n"
+        (f"tuning: {_cut(tuning)}\n" if tuning else "")
+        + f"training: {_cut(training)}\n"
         + (f"sampling: {plan.sampling_rows} rows\n" if "sampling" in phases else "")
         + f"scoring: {plan.scoring_tokens:,} tokens"
     )
@@ -36,3 +37,8 @@ def plan_table(plan: Plan) -> Table:
     table.add_row("sum", *(f"{sum(parts.values()) / GIB:.2f}" for parts in phases.values()), style="bold")
     table.add_row(plan.limit_name, *[f"{plan.limit_gb:.2f}"] * len(phases))
     return table
+
+
+def _cut(fit: TrainingFit) -> str:
+    checkpointing = "with" if fit.gradient_checkpointing else "without"
+    return f"micro-batches of {fit.micro_batch}, {checkpointing} checkpointing"

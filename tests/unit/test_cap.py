@@ -6,7 +6,9 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from selfreward.cap import (
     enforce_cap,
     is_out_of_memory,
     let_segments_grow,
+    main_memory,
     release,
     resident_bytes,
 )
@@ -223,3 +226,11 @@ def test_measuring_loads_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("written", "least"), [("1048576\n", True), ("max\n", False), (None, False)])
+def test_a_container_s_limit_counts_as_the_machine_s_memory(tmp_path: Path, written: str | None, least: bool) -> None:
+    file = tmp_path / "memory.max"
+    if written is not None:
+        file.write_text(written)
+    assert main_memory(file) == (1048576 if least else psutil.virtual_memory().total)

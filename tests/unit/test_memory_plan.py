@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import peft
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, DynamicCache
 from transformers.models.llama import LlamaForCausalLM
 
-from selfreward.cap import CONTEXT_GIB, GIB
+from selfreward.cap import CONTEXT_GIB, GIB, main_memory
 from selfreward.errors import ConfigError
 from selfreward.memory.costs import LIBRARIES_GIB
 from selfreward.memory.plan import Plan, TrainingFit
@@ -100,7 +99,7 @@ def test_keys_and_values_are_those_of_a_real_cache(dtype: str) -> None:
 
     answers = cache(6, 40 + 12)  # held-out answers, one a prompt, take most
     assert plan.costs.sampling(6)["keys and values"] == answers + answers // 3  # a layer's is there twice for a moment
-    judged = 40 + 12 + 512  # a judge's prompt: a prompt, an answer, and its own words
+    judged = 40 + 2 * 12 + 512  # a duel: a prompt, two answers, and the judge's own words
     assert plan.costs.scoring(2 * judged)["keys and values"] == cache(2, judged)
 
 
@@ -266,6 +265,31 @@ def test_a_judge_that_writes_reads_more_than_the_policy() -> None:
     assert written["keys and values"] / expected["keys and values"] == judged / answered
 
 
+def test_a_duel_has_two_answers() -> None:
+    one, two = (Plan(tiny(), short(evaluation__max_new_tokens=n), "cpu").costs for n in (12, 24))
+    assert two.scoring(1)["keys and values"] - one.scoring(1)["keys and values"] == one.cache_bytes(2 * 12)
+
+
+def test_a_merged_adapter_needs_the_weights_a_second_time() -> None:
+    costs = Plan(tiny(), short(train__reference="policy_0", engine__merge_adapter=True), "cpu").costs
+    layers = 2 * (32 * 32 + 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # queries, outputs, keys and values, feed-forward
+    assert costs.sampling(8)["weights without adapter"] == 4 * layers
+    assert "weights without adapter" not in Plan(tiny(), short(), "cpu").costs.sampling(8)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"documents__path": "texts", "documents__chunk_tokens": 1500, "documents__max_new_tokens": 1536},
+        {"generation__kind": "self_instruct", "generation__examples": 20},
+    ],
+    ids=str,
+)
+def test_a_server_takes_what_is_written_besides_answers(written: dict[str, Any]) -> None:
+    config = tiny(max_position_embeddings=9999)
+    assert Plan(config, short(**written), "cpu").served_text() > Plan(config, short(), "cpu").served_text()
+
+
 def test_no_fewer_rows_are_named_than_a_prompt_has_answers() -> None:
     cfg = short(memory__sampling_rows=64, sampling__n=8)
     plan = Plan(tiny(), cfg, "cpu")
@@ -288,7 +312,7 @@ def test_planning_changes_no_setting() -> None:
 def test_the_limit_is_the_device_s() -> None:
     assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cuda").limit_gb == 10
     assert Plan(tiny(), short(memory__cap_gb=10, memory__ram_gb=3), "cpu").limit_gb == 3
-    assert Plan(tiny(), short(), "cpu").limit_gb == psutil.virtual_memory().total / GIB
+    assert Plan(tiny(), short(), "cpu").limit_gb == main_memory() / GIB
     assert Plan(tiny(), short(), "cuda", available_gb=23.5).limit_gb == 23.5  # a smaller card than the cap allows for
     assert Plan(tiny(), short(memory__cap_gb=10), "cuda", available_gb=23.5).limit_gb == 10
     preflights = [Plan(tiny(), short(memory__ram_gb=ram), d).preflight for d, ram in [("cuda", None), ("cpu", 3)]]

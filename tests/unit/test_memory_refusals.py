@@ -54,9 +54,17 @@ def test_each_name_must_be_of_a_layer_that_an_adapter_can_be_on(named: str, lack
     assert str(caught.value) == f"train.lora.target_modules={named}: {said}"
 
 
-@pytest.mark.parametrize("named", ["all-linear", "q_proj, v_proj", "self_attn.o_proj", "layers.1.mlp.up_proj"])
+@pytest.mark.parametrize("named", ["all-linear", "q_proj, v_proj", "self_attn.o_proj"])
 def test_a_layer_goes_by_its_name_or_by_more_of_its_path(named: str) -> None:
     Plan(tiny(), default(train__lora__target_modules=named), "cpu")
+
+
+def test_a_layer_of_one_block_alone_is_refused() -> None:
+    """The plan is that of blocks which are alike."""
+    with pytest.raises(ConfigError) as caught:
+        Plan(tiny(), default(train__lora__target_modules="q_proj,layers.1.mlp.up_proj"), "cpu")
+    said = "'layers.1.mlp.up_proj' is a layer of one block, and all blocks get the same; use up_proj"
+    assert str(caught.value) == f"train.lora.target_modules=q_proj,layers.1.mlp.up_proj: {said}"
 
 
 @pytest.mark.parametrize(("key", "value"), [("sampling_rows", 4096), ("scoring_tokens", 4096)])
@@ -118,6 +126,7 @@ def slowly(*case: Any) -> Any:
     [
         (tiny(), 0.9, {}),
         (LLAMA_8B, 18, {"memory__micro_batch": 4, "memory__gradient_checkpointing": False}),
+        (tiny(), 0.95, {"documents__path": __file__, "tuning__max_length": 2048, "tuning__batch_size": 1}),
         slowly(LLAMA_8B, 48, {"memory__micro_batch": 3, "memory__gradient_checkpointing": False}),
         slowly(LLAMA_8B, 16, {}),
         slowly(LLAMA_70B, 80, {}),
