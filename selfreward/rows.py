@@ -7,7 +7,7 @@ import json
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,19 +52,32 @@ class Skipped:
 
 
 def collect(
-    rows: Iterable[Row], parse: Callable[[Any], list[Made]], *, on_error: str, skipped: Skipped
+    rows: Iterable[Row],
+    parse: Callable[[Any], list[Made]],
+    *,
+    on_error: str,
+    skipped: Skipped,
+    columns: Mapping[str, str] | None = None,
+    origin: str = "",
 ) -> list[tuple[str, Made]]:
-    """What `parse` makes of each row, with its place.
+    """What `parse` makes of each row of `origin`, with its place. `columns` are those that a row must have, by the
+    settings that name them.
 
     A row for which it raises `RowError`, or that can't be read, stops everything where `on_error` is `raise`, and is
     counted in `skipped` where it is `skip`. One for which it raises `UnusedRowError` is counted.
 
-    Raises `DataError`.
+    Raises `DataError`, and `ConfigError` for a column that is not there, or a row would be blamed for a wrong name.
     """
     made: list[tuple[str, Made]] = []
+    present: dict[str, None] = {}
     for place, read in rows:
         try:
-            made += [(place, thing) for thing in parse(read())]
+            row = read()
+            if isinstance(row, dict) and not made:
+                present |= dict.fromkeys(row)
+                if on_error == "raise":
+                    check_columns(present, columns or {}, origin)
+            made += [(place, thing) for thing in parse(row)]
         except UnusedRowError as error:
             skipped.add(str(error), place)
         except RowError as error:
@@ -72,7 +85,16 @@ def collect(
                 remedy = "mend or remove it, or count such rows and go on: data.on_error=skip"
                 raise DataError(f"{place}: {error}; {remedy}") from error
             skipped.add(str(error), place)
+    if present and not made:
+        check_columns(present, columns or {}, origin)
     return made
+
+
+def check_columns(present: Collection[str], wanted: Mapping[str, str | None], origin: str) -> None:
+    """Raise `ConfigError` for a setting that names a column which `origin` has not; None names none."""
+    for key, column in wanted.items():
+        if column is not None and column not in present:
+            raise ConfigError(key, column, f"{origin} has the columns {', '.join(present)}; name one of them")
 
 
 def too_long(most: int) -> str:

@@ -115,6 +115,11 @@ def _check_across(cfg: RunConfig) -> None:
 
 
 def _check_sources(cfg: RunConfig) -> None:
+    for name, needed in (("path", "file"), ("name", "dataset")):
+        given = getattr(cfg.prompts, name)
+        if given is not None and cfg.prompts.kind != needed:
+            remedy = f"prompts={cfg.prompts.kind} reads none; set prompts={needed} too"
+            raise ConfigError(f"prompts.{name}", given, remedy)
     kind = cfg.generation.kind
     if kind != "none" and cfg.prompts.kind in _CHECKED:
         remedy = f"prompts={cfg.prompts.kind} draws its own without end; use generation=none, or other prompts"

@@ -30,7 +30,8 @@ def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str,
         return [text]
 
     rows = _files_of(path, cfg.text_column) if path.is_dir() else rows_of(path, "documents.path")
-    documents = collect(rows, take, on_error=on_error, skipped=skipped)
+    columns = {"documents.text_column": cfg.text_column}
+    documents = collect(rows, take, on_error=on_error, skipped=skipped, columns=columns, origin=path.name)
     if not documents:
         kinds = ", ".join(_SUFFIXES)
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from selfreward.errors import ConfigError
@@ -27,7 +28,7 @@ _QUESTION = re.compile(r"^\W*(?:question|q)\s*\d*\s*[:.][\s*_]*(?!\W*answer\b)(?
 _ANSWER = re.compile(r"[\s*_]*\banswer\s*:", re.I)
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _LIST_MARK = re.compile(r"^\s*\d+[.)]\s", re.M)  # a number, but none of what the text says
-_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+(?: [A-Z][a-z]+)*")
+_NAME = re.compile(r"(?:(?<=[^\W\d_A-Z] )|(?<=[,;] ))[A-Z][^\W\d_]+(?: [A-Z][^\W\d_]+)*")
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ def questions(rephrased: str) -> list[str]:
 def kept(text: str, rephrased: str) -> Kept:
     """How many of a text's numbers and names came through. Names are capitalised words inside a sentence."""
     text, rephrased = (_LIST_MARK.sub("", one) for one in (text, rephrased))
-    return Kept(*(_share({*pattern.findall(text)}, rephrased) for pattern in (_NUMBER, _NAME)))
+    there = {*_NUMBER.findall(rephrased)}
+    numbers = _share(_NUMBER.findall(text), lambda number: number in there)
+    names = _share(_NAME.findall(text), lambda name: re.search(rf"\b{re.escape(name)}\b", rephrased) is not None)
+    return Kept(numbers, names)
 
 
-def _share(wanted: set[str], text: str) -> float | None:
-    def is_there(one: str) -> bool:
-        return re.search(rf"(?<![\w.,]){re.escape(one)}(?![.,]?\d|\w)", text) is not None
-
-    return sum(map(is_there, wanted)) / len(wanted) if wanted else None
+def _share(wanted: Iterable[str], is_there: Callable[[str], bool]) -> float | None:
+    found = [is_there(one) for one in {*wanted}]
+    return sum(found) / len(found) if found else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfreward.config import GenerationConfig
 from selfreward.hygiene.language import UNKNOWN, language
-from selfreward.hygiene.similar import SimilarTexts
+from selfreward.hygiene.similar import LETTER_AS_WORD, SimilarTexts
 
 REASONS = (
     "is empty",
@@ -28,10 +28,8 @@ REASONS = (
 """Why a prompt is left out, in the order that is looked at."""
 
 
-_LETTER_AS_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as one."""
-_UNSPACED = re.compile(f"[{_LETTER_AS_WORD}]")
-_WORD = re.compile(rf"[{_LETTER_AS_WORD}]|[^\W_{_LETTER_AS_WORD}]+")
+_UNSPACED = re.compile(f"[{LETTER_AS_WORD}]")
+_WORD = re.compile(rf"[{LETTER_AS_WORD}]|[^\W_{LETTER_AS_WORD}]+")
 
 
 class PromptFilter:

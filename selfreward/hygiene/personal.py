@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _KINDS = {"EMAIL": "e-mail", "PHONE": "phone", "CREDIT_CARD": "card"}
+_DASHES = "\N{HYPHEN}-\N{HORIZONTAL BAR}"
 _COUNTRIES = ("US", "GB", "CA")
 
 
@@ -38,14 +39,16 @@ def find_personal(text: str) -> list[Personal]:
             found += [Personal(*match.span(), "address") for match in re.finditer(_as_written(str(one)), text)]
     apart: list[Personal] = []
     for piece in sorted(found, key=lambda piece: (piece.start, -piece.end)):
-        if not apart or piece.start >= apart[-1].end:
-            apart.append(piece)
+        start = max(piece.start, apart[-1].end) if apart else piece.start
+        if start < piece.end:
+            apart.append(Personal(start, piece.end, piece.kind))
     return apart
 
 
 def _as_written(address: str) -> str:
     """A pattern of an address as it may stand in the text: pyap tells it, and its places, of a text that it tidied."""
-    return r"[\s,]+".join(re.escape(part) for part in re.findall(r"[^\s,]+", address))
+    parts = [re.escape(part).replace(r"\-", f"[-{_DASHES}]") for part in re.findall(r"[^\s,]+", address)]
+    return r"[\s,]+".join(parts)
 
 
 def redact(text: str, pieces: list[Personal]) -> str:

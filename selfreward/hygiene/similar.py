@@ -11,9 +11,12 @@ _CAUTION = 0.75
 """Of the threshold: the index estimates, and what it does not find is not looked at again."""
 
 
+LETTER_AS_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as one."""
+
 _LINE_MARK = re.compile(r"^\s*(?:[-*+>#]+\s+)+", re.MULTILINE)
 _WORD = re.compile(
-    r"\w+"
+    rf"[{LETTER_AS_WORD}]|(?:(?![{LETTER_AS_WORD}])\w)+"
     r"|(?<=\w)[#+]+"  # C++, 8+4
     r"|[=<>^×÷−]"
     r"|(?<![^\W\d_])(?<!\*)[-+*/](?![^\W\d_]|\*)"  # of a sum, not of a compound or of bold letters

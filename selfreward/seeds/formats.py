@@ -19,12 +19,20 @@ _SAID = {"user": "User", "assistant": "Assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
+_ANSWER_COLUMNS = ("prompt_column", "response_column")
+_GROUP_COLUMNS = ("prompt_column", "responses_column")
+
+
 @dataclass(frozen=True)
 class Format:
-    """How a data set is read. Each function takes a row and raises `RowError` for one that can't be used."""
+    """How a data set is read. Each function takes a row and raises `RowError` for one that can't be used.
+
+    `columns` are the settings that name a column which each row must have, of demonstrations and of ratings.
+    """
 
     demonstrations: Callable[[Any, SeedFileConfig], list[Demonstration]]
     ratings: Callable[[Any, SeedFileConfig], list[Rating]]
+    columns: tuple[Sequence[str], Sequence[str]] = ((), ())
 
 
 def _column_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:
@@ -195,8 +203,8 @@ def _rating(prompt: str, response: str, score: float) -> Rating:
 
 
 FORMATS: Mapping[str, Format] = {
-    "columns": Format(_column_demonstrations, _column_ratings),
-    "groups": Format(_group_demonstrations, _group_ratings),
+    "columns": Format(_column_demonstrations, _column_ratings, (_ANSWER_COLUMNS, (*_ANSWER_COLUMNS, "score_column"))),
+    "groups": Format(_group_demonstrations, _group_ratings, (_GROUP_COLUMNS, _GROUP_COLUMNS)),
     "oasst": Format(_tree_demonstrations, _tree_ratings),
     "ultrafeedback": Format(_ultrafeedback_demonstrations, _ultrafeedback_ratings),
     "hh": Format(_hh_demonstrations, _hh_ratings),

@@ -30,16 +30,19 @@ def read_demonstrations(
     key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()
 ) -> Seeds[Demonstration]:
     """The demonstrations of the file that `key` configures; `but` are ids of prompts that must not be among them."""
-    return _read(FORMATS[cfg.format].demonstrations, key, cfg, data, but)
+    format = FORMATS[cfg.format]
+    return _read(format.demonstrations, format.columns[0], key, cfg, data, but)
 
 
 def read_ratings(key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()) -> Seeds[Rating]:
     """The same of ratings."""
-    return _read(FORMATS[cfg.format].ratings, key, cfg, data, but)
+    format = FORMATS[cfg.format]
+    return _read(format.ratings, format.columns[1], key, cfg, data, but)
 
 
 def _read(
     parse: Callable[[Any, SeedFileConfig], list[Seed]],
+    columns: Sequence[str],
     key: str,
     cfg: SeedFileConfig,
     data: DataConfig,
@@ -49,7 +52,14 @@ def _read(
     skipped = Skipped()
     path = Path(str(cfg.path))
     rows = rows_of(path, f"{key}.path")
-    read = collect(rows, lambda row: parse(row, cfg), on_error=data.on_error, skipped=skipped)
+    read = collect(
+        rows,
+        lambda row: parse(row, cfg),
+        on_error=data.on_error,
+        skipped=skipped,
+        columns={f"{key}.{name}": getattr(cfg, name) for name in columns},
+        origin=path.name,
+    )
     kept = list(_kept(read, data.max_characters, skipped))
     # The smallest ids: a choice that is arbitrary, and that neither a seed nor `but` changes.
     apart = set(sorted({seed.prompt_id for _, seed in kept})[: cfg.held_out])

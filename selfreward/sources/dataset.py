@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError, first_line
 from selfreward.sources.pool import Pool, identify, make_pool
 from selfreward.store.identity import digest, file_sha256
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
@@ -26,10 +29,11 @@ def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = digest([[str(path.relative_to(folder)), file_sha256(path)] for path in files] + [cfg.split])
-    elif cfg.revision:
+    elif cfg.revision and _COMMIT.fullmatch(cfg.revision):
         content = digest([cfg.name, cfg.revision, cfg.split])
     else:
-        raise ConfigError("prompts.revision", None, f"name the commit of {cfg.name}, or a local folder as prompts.name")
+        remedy = f"name the commit of {cfg.name}, 40 hexadecimal digits, or a local folder as prompts.name"
+        raise ConfigError("prompts.revision", cfg.revision, remedy)
     from datasets import load_dataset  # takes a second to import, and only this source needs it
 
     try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
-from selfreward.rows import Row, RowError, Skipped, UnusedRowError, collect, text_of, too_long
+from selfreward.rows import Row, RowError, Skipped, UnusedRowError, check_columns, collect, text_of, too_long
 from selfreward.simulation.checks import Check, dump
 from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
@@ -55,6 +56,9 @@ class Pool:
 
     def check(self, count: int) -> None:
         """Raise `ConfigError` where there are not so many to train on."""
+        if self.size == 0:
+            remedy = "none is left to train on; hold out fewer, or name a source with more"
+            raise ConfigError("prompts.held_out", len(self.held_out), remedy)
         if self.size is not None and self.size < count:
             have = f"there are {self.size} prompts to train on beside {len(self.held_out)} held out"
             remedy = f"{have}; use at most that, or let the policy write more: generation=self_instruct"
@@ -152,9 +156,11 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
     reserved = [prompt for prompt in by_id if prompt.prompt_id in marked] if cfg.held_out_column else by_id
     held_out = reserved[: cfg.held_out]
     if len(held_out) < cfg.held_out:
-        raise ConfigError(
-            "prompts.held_out", cfg.held_out, f"{origin} holds out {len(reserved)} prompts; use at most that"
-        )
+        remedy = f"{origin} has {len(reserved)} prompts in all; hold out fewer than that"
+        if cfg.held_out_column:
+            marks = f"{origin} says held_out of {len(reserved)} prompts in {cfg.held_out_column}"
+            remedy = f"{marks}; mark more, or ask for fewer"
+        raise ConfigError("prompts.held_out", cfg.held_out, remedy)
     apart = marked | {prompt.prompt_id for prompt in held_out}
     train = [prompt for prompt in by_id if prompt.prompt_id not in apart]
     return Pool(source, train, held_out, skipped)
@@ -181,18 +187,19 @@ def listed(names: str) -> set[str]:
 
 
 def _check_columns(present: Collection[str], cfg: PromptsConfig, origin: str, keys: Collection[str]) -> None:
-    for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True):
-        if key in keys and column is not None and column not in present:
-            remedy = f"{origin} has the columns {', '.join(present)}; name one of them"
-            raise ConfigError(f"prompts.{key}", column, remedy)
+    named = zip(COLUMN_KEYS, columns(cfg), strict=True)
+    check_columns(present, {f"prompts.{key}": column for key, column in named if key in keys}, origin)
 
 
 def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
     if cfg.answer_column is None:
         return ""
-    if row.get(cfg.answer_column) is None:
+    value = row.get(cfg.answer_column)
+    if value is None:
         raise RowError(f"has no {cfg.answer_column}")
-    answer = final_answer(str(row[cfg.answer_column]))
+    if not isinstance(value, (str, int, float, Decimal)) or value != value:
+        raise RowError(f"{cfg.answer_column} is a {type(value).__name__}, neither text nor a number")
+    answer = final_answer(str(value))
     if not answer:
         raise RowError(f"{cfg.answer_column} holds no answer")
     return dump([Check("final_answer", {"answer": answer})])

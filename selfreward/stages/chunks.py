@@ -47,6 +47,8 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     documents, skipped = read_documents(cfg, config.on_error)
     if len(documents) <= cfg.held_out:
         remedy = f"there are {len(documents)} documents; hold out fewer"
+        if len(documents) == 1:
+            remedy = "there is one document; name more, or cut it into several files"
         raise ConfigError("documents.held_out", cfg.held_out, remedy)
     apart = set(sorted(prompt_id(text) for _, text in documents)[: cfg.held_out])
     count = tools.local_engine.chat.count
@@ -76,4 +78,4 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     }
 
 
-CHUNKS = Stage("chunks", 3, cut_documents)
+CHUNKS = Stage("chunks", 4, cut_documents)

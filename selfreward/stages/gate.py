@@ -153,4 +153,4 @@ def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str,
     return repeated
 
 
-GATE = Stage("gate", 3, pass_gate)
+GATE = Stage("gate", 4, pass_gate)

@@ -81,4 +81,4 @@ def _metrics(made: Sequence[Rephrasing]) -> Metrics:
     }
 
 
-REPHRASINGS = Stage("rephrasings", 4, rephrase)
+REPHRASINGS = Stage("rephrasings", 5, rephrase)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,16 @@ from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
+from selfreward.hygiene.similar import words
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import read_demonstrations, read_ratings
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import file_sha256
+
+_LEAST_WORDS = 8
+"""Of an answer that is looked for among those to measure by."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def select_seeds(
     config: SeedsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, record: type[Any]
 ) -> Metrics:
     """One part of a file. None of the prompts of `parents` is in it: they are there to measure by. What holds one of
-    them in other words around it is a leak.
+    them in other words around it is a leak, and so is an answer to learn that holds one, or an answer to measure by.
 
     Raises `ConfigError` where nothing is left.
     """
@@ -55,13 +59,16 @@ def select_seeds(
     chosen: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
     leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
     kept = [seed for seed in chosen if seed.prompt_id not in leaks]
+    if record is Demonstration and not config.held_out:
+        told = leaks_among(_long_answers(kept), evaluations, config.leaks, "people's answers")
+        kept = [seed for number, seed in enumerate(kept) if str(number) not in told]
     if not kept:
         if config.held_out:
             raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
         raise ConfigError(f"{config.key}.path", file.path, "all its prompts are evaluated on; name another file")
     work.shards([kept], list, record)
     left_out = dict(seeds.skipped.counts)
-    if leaks:
+    if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
     return {
         "held_out": len(seeds.held_out),
@@ -70,5 +77,11 @@ def select_seeds(
     }
 
 
-DEMONSTRATIONS = Stage("demonstrations", 2, partial(select_seeds, record=Demonstration))
-RATINGS = Stage("ratings", 2, partial(select_seeds, record=Rating))
+def _long_answers(demonstrations: Sequence[Demonstration]) -> dict[str, str]:
+    """Answers by their place, without those that many give, as "Yes"."""
+    answers = {str(number): one.response for number, one in enumerate(demonstrations)}
+    return {place: answer for place, answer in answers.items() if len(words(answer)) >= _LEAST_WORDS}
+
+
+DEMONSTRATIONS = Stage("demonstrations", 3, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", 3, partial(select_seeds, record=Rating))

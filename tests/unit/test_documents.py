@@ -109,6 +109,15 @@ def test_rows_without_text_stop_with_their_number_or_are_counted(tmp_path: Path,
     assert skipped.counts == {"text is null": 1, "text is binary, not text": 1}
 
 
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"body": "Fine."}\n')
+    for on_error in ("raise", "skip"):
+        with pytest.raises(
+            ConfigError, match=r"^documents\.text_column=text: texts.jsonl has the columns body; name one of them$"
+        ):
+            read_documents(DocumentsConfig(str(tmp_path / "texts.jsonl")), on_error)
+
+
 def test_no_text_at_all_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"^documents\.path=.*: holds no text; name a folder with files that end in \.txt, "
@@ -196,3 +205,9 @@ def test_questions_are_read_and_what_was_kept_is_measured() -> None:
     assert kept("no such thing", text).numbers is None
     assert kept("He had 5 of them, said Ann.", "It was 1985, the Annual of 1.5 said.") == Kept(0.0, 0.0)
     assert kept("1. First\n2. He had 5, said Ann.", "Ann said that there were 5.") == Kept(1.0, 1.0)
+
+
+@pytest.mark.parametrize("text", ["It began in the 1990s, 5km away.", "So said André Łoś, in the end."])
+def test_a_copy_keeps_all_numbers_and_names(text: str) -> None:
+    assert {kept(text, text).numbers, kept(text, text).names} <= {1.0, None}
+    assert kept(text, text) != Kept(None, None)

@@ -109,6 +109,14 @@ def test_texts_that_differ_in_markdown_are_one() -> None:
     assert find_leaks({"asked": marked}, {"held_out": [plain]}, 13, 0.8)["asked"].how == "is the same text"
 
 
+def test_what_puts_no_spaces_between_words_is_found_too() -> None:
+    held_out = "写一个关于学会游泳的猫的短篇故事。"
+    texts = {"inside": f"请完成:{held_out}谢谢", "near": held_out.replace("猫", "狗"), "other": "说出非洲的三条河流。"}
+    leaks = find_leaks(texts, {"held_out": [held_out]}, 13, 0.6)
+    assert sorted(leaks) == ["inside", "near"]
+    assert leaks["inside"].how.startswith('shares "写 一 个')
+
+
 def test_of_templated_prompts_equal_ones_alone_count() -> None:
     near = HELD_OUT.replace("mayor", "king")
     assert list(find_leaks({"near": near, "equal": HELD_OUT}, {"held_out": [HELD_OUT]}, None, None)) == ["equal"]
@@ -129,6 +137,8 @@ def test_of_templated_prompts_equal_ones_alone_count() -> None:
             "Hi\nI owe 1,000.\nShe lives at [address] now.",
         ),
         ("He lives at 10 Downing Street, London SW1A 2AA now.", "He lives at [address] now."),
+        ("Call (212) 555-0187 12 Oak Street, Springfield, IL 62704 now.", "Call [phone][address] now."),
+        ("She lives at 12\N{EN DASH}14 Oak Street, Springfield, IL 62704 now.", "She lives at [address] now."),
     ],
 )
 def test_personal_data_is_redacted(text: str, expected: str) -> None:

@@ -252,3 +252,21 @@ def test_more_prompts_held_out_than_there_are_is_an_error_that_says_how_many_the
 def test_a_file_without_anything_to_learn_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing to learn from is left of 0 answers; name another file"):
         ratings(jsonl(tmp_path))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("row", "reading", "message"),
+    [
+        ({"instruction": "Hi", "output": "Yes."}, {}, "prompt_column=prompt"),
+        ({"prompt": "Hi", "output": "Yes."}, {}, "response_column=response"),
+        ({"prompt": "Hi", "response": "Yes.", "grade": 4}, {}, "score_column=score"),
+        ({"prompt": "Hi", "answers": []}, {"format": "groups"}, "responses_column=responses"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named_and_no_row_blamed_for_it(
+    tmp_path: Path, row: dict[str, Any], reading: dict[str, Any], message: str, on_error: str
+) -> None:
+    there = f"people.jsonl has the columns {', '.join(row)}; name one of them"
+    with pytest.raises(ConfigError, match=rf"^tuning\.ratings\.{message}: {there}$"):
+        ratings(jsonl(tmp_path, row), on_error=on_error, **reading)

@@ -177,6 +177,10 @@ def test_a_mark_of_the_encoding_at_the_beginning_of_a_file_is_no_part_of_its_tex
         ({"path": "/nowhere/p.jsonl"}, r"prompts.path=/nowhere/p.jsonl: there is no such file \(looked in /nowhere\)"),
         ({"kind": "dataset", "name": None}, "prompts.name=null: name a data set"),
         ({"kind": "dataset", "name": "owner/name"}, "prompts.revision=null: name the commit of owner/name"),
+        (
+            {"kind": "dataset", "name": "owner/name", "revision": "main"},
+            "prompts.revision=main: name the commit of owner/name, 40 hexadecimal digits",
+        ),
     ],
 )
 def test_a_source_that_is_not_there_or_not_pinned_is_an_error_that_names_the_key(
@@ -227,6 +231,29 @@ def test_a_right_answer_that_is_empty_stops_or_is_counted(tmp_path: Path, answer
     assert texts(load(path, on_error="skip", answer_column="answer", held_out=0)) == ["6 * 7?"]
 
 
+@pytest.mark.parametrize("answer", [["Paris", "paris"], {"text": "Paris"}, float("nan")])
+def test_a_right_answer_that_no_text_could_equal_stops_or_is_counted(tmp_path: Path, answer: Any) -> None:
+    rows = [{"prompt": "6 * 7?", "answer": 42}, {"prompt": "The capital?", "answer": answer}]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    wrong = f"answer is a {type(answer).__name__}, neither text nor a number"
+    with pytest.raises(DataError, match=f"^p.jsonl, line 2: {wrong}; "):
+        load(path, answer_column="answer")
+    assert load(path, on_error="skip", answer_column="answer", held_out=0).skipped.counts == {wrong: 1}
+
+
+def test_prompts_that_are_all_held_out_are_an_error_that_names_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.held_out=4: none is left to train on; hold out fewer"):
+        pool_of(COLOURS, held_out=4).check(1)
+
+
+def test_a_column_that_marks_too_few_prompts_is_named_with_its_word(tmp_path: Path) -> None:
+    rows = [{"prompt": "red", "split": "test"}, {"prompt": "green", "split": "held_out"}]
+    path = jsonl(tmp_path / "p.jsonl", rows)
+    message = r"prompts\.held_out=2: p.jsonl says held_out of 1 prompts in split; mark more, or ask for fewer"
+    with pytest.raises(ConfigError, match=message):
+        load(path, held_out_column="split", held_out=2)
+
+
 def test_more_prompts_an_iteration_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
     pool = pool_of(COLOURS)
     pool.check(3)
@@ -246,7 +273,7 @@ def test_more_drawn_prompts_than_chance_finds_is_an_error_that_names_the_key_tha
 
 
 def test_more_held_out_prompts_than_there_are_is_an_error_that_says_how_many_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"prompts\.held_out=5: here holds out 4 prompts"):
+    with pytest.raises(ConfigError, match=r"prompts\.held_out=5: here has 4 prompts in all; hold out fewer than that"):
         pool_of(COLOURS, held_out=5)
 
 
