@@ -43,4 +43,4 @@ def _numbers(text: str) -> list[Decimal]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[*_`\"']", " ", text).casefold().split()).rstrip(".!")
+    return " ".join(re.sub(r"[*_`\"'()\[\]]", " ", text).casefold().split()).rstrip(".! ")

@@ -9,11 +9,14 @@ CLOSERS = "\"'”’*_)]"
 """Marks that may stand after the last word."""
 
 _WORD = re.compile(r"[^\W_]+(?:(?:['’-]|(?<=\d)[.,](?=\d))[^\W_]+)*")
+_HEADING = re.compile(r"^\s*#+ .*$", re.MULTILINE)
 _LINE_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])\s+", re.MULTILINE)
 
 _STOP = re.compile(rf"[.!?…]+[{re.escape(CLOSERS)}]*\s+|\n+")
 _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|st|prof|vs|e\.g|i\.e|(?<!\.)[b-hj-z])\.$", re.IGNORECASE)
 """Titles, initials and the like, with which no sentence ends."""
+_QUOTES = "\"'”’"
+_FIRST_LETTER = re.compile(r"[^\W\d_]")
 _MAY_GO_ON = re.compile(r"(?:\.\.|…|\betc\.|\b[a-z]\.[a-z]\.)$", re.IGNORECASE)
 """What a sentence goes on after, if a small letter follows."""
 
@@ -48,8 +51,8 @@ def sentences(text: str) -> list[str]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """What stands between empty lines."""
-    return [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
+    """What stands between empty lines and has words. Headings are none."""
+    return [part for part in re.split(r"\n\s*\n", text.strip()) if words(_HEADING.sub("", part))]
 
 
 def lines(text: str) -> list[str]:
@@ -81,5 +84,7 @@ def _goes_on(said: str, follows: str) -> bool:
     """Whether a sentence goes on after a stop."""
     if said.endswith("\n"):
         return False
+    is_quoted, is_capital = said.rstrip()[-1] in _QUOTES, _FIRST_LETTER.search(said)
     said = said.rstrip().rstrip(CLOSERS)
-    return bool(_ABBREVIATION.search(said) or (follows.islower() and _MAY_GO_ON.search(said)))
+    may = _MAY_GO_ON.search(said) or (is_quoted and is_capital and is_capital[0].isupper())  # as in: "Go!" he said.
+    return bool(_ABBREVIATION.search(said) or (follows.islower() and may))

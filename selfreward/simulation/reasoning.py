@@ -9,6 +9,7 @@ from typing import Any
 from selfreward.errors import ConfigError
 
 ASK = 'Think first if it helps. State your final answer on the last line, after "Answer:".'
+_MARKS = " \n*_`$"
 _STATES = re.compile(r"\bAnswer[*_]*:")
 
 
@@ -24,10 +25,15 @@ def problem(task: str, level: int, seed: int) -> str:
 def score(text: str, task: str, level: int, seed: int) -> float:
     """The package's own score, 0 to 1, of what a text states after its last "Answer:"; 0 where it states nothing."""
     *before, answer = _STATES.split(text)
-    answer = answer.strip(" \n*_`$")
+    answer = answer.strip(_MARKS)
     if not before or not answer:
         return 0.0
     problems, entry = _made(task, level, seed)
+    said = {answer, answer.rstrip("." + _MARKS)} - {""}  # "5." too: a sentence may end, and so may an answer
+    return max(_scored(problems, entry, one) for one in said)
+
+
+def _scored(problems: Any, entry: dict[str, Any], answer: str) -> float:
     try:
         return min(max(float(problems.score_answer(answer, entry)), 0.0), 1.0)
     except Exception:  # its tasks parse answers in their own ways, and not all of them catch what a policy writes

@@ -85,6 +85,15 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("alphabetical_lines", {}, "1. Apple\n2. Mango\n3. Zebra", "1. Zebra\n2. Apple\n3. Mango"),
     ("alphabetical_lines", {}, "Apple\nÉclair\nZebra", "Apple\nZebra\nÉclair"),
     ("numbered_list", {"count": 1}, "1. one", "9" * 5000 + ". one"),
+    ("sentences_exactly", {"count": 1}, '"It rains!" he said.', '"It rains!" He left.'),
+    ("sentences_exactly", {"count": 2}, "it rains! it pours.", '"It rains!" it seems.'),
+    ("short_sentences", {"count": 3}, '"It rains!" She left.', '"It rains!" she said.'),
+    ("paragraphs_exactly", {"count": 2}, "# Rain\n\nIt falls.\n\n---\n\nIt stops.", "# Rain\n\nIt falls."),
+    ("includes_word", {"text": "teacher"}, "It is the teacher's desk.", "The teachers left."),
+    ("excludes_word", {"text": "that"}, "It isn't these.", "That's all."),
+    ("excludes_word", {"text": "is"}, "It isn't far.", "It is far."),
+    ("repeats_word", {"text": "river", "count": 2}, "The river's end is a river.", "The river's end."),
+    ("words_in_order", {"first": "river", "second": "garden"}, "A river's garden.", "A garden's river."),
 ]
 
 

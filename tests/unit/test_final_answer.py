@@ -29,6 +29,8 @@ RIGHT = [
     ("-5", "The answer is -$5"),
     ("18", "Of them, 10-18"),
     ("0.5", "It is .50"),
+    ("B", "The answer is (B)."),
+    ("(B)", "Answer: b"),
 ]
 WRONG = [
     ("42", "42 is too much, so it is 41."),

@@ -46,8 +46,16 @@ def test_a_right_answer_passes_and_a_wrong_one_does_not() -> None:
         expression = prompt.prompt.split("problem: ")[1].split(" =")[0]
         right = eval(expression)
         assert scores(f"Adding up.\nAnswer: {right}", checks) == [1.0]
+        assert scores(f"Answer: **{right}**.", checks) == [1.0]
         assert scores(f"Answer: {right + 1}", checks) == [0.0]
         assert scores(f"{right}", checks) == [0.0]  # it was asked to say which is the answer
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("task", ["letter_counting", "basic_arithmetic", "number_sorting"])
+def test_a_right_answer_may_end_in_a_full_stop(task: str) -> None:
+    _, entry = reasoning._made(task, 0, 7)
+    assert reasoning.score(f"Answer: {entry['answer']}.", task, 0, 7) == 1.0
 
 
 @pytest.mark.usefixtures("installed")
