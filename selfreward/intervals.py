@@ -54,14 +54,18 @@ def sign_test(wins: int, losses: int) -> float:
 
 def length_controlled(
     wins: Sequence[float], longer_by: Sequence[float], samples: int, confidence: float, seed: int
-) -> tuple[float, Interval]:
+) -> tuple[float, Interval] | None:
     """The win rate that would be left if answers were as long as those they are held against, and its interval.
+
+    None where all are longer, or all shorter: then nothing is known of equal length.
 
     As in length-controlled AlpacaEval (arXiv 2404.04475, section 3), without its terms for models and prompts: a
     logistic regression of wins (1, 0, a half for a tie) on the difference in length over its standard deviation,
     squashed by tanh; the win rate is what it gives for no difference.
     """
     longer_D = np.asarray(longer_by, dtype=np.float64)
+    if longer_D.min() > 0 or longer_D.max() < 0:
+        return None
     spread = longer_D.std() or 1.0
     inputs_D2 = np.stack([np.ones(len(longer_D)), np.tanh(longer_D / spread)], 1)
     wins_D = np.asarray(wins, dtype=np.float64)

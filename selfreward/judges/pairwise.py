@@ -36,7 +36,7 @@ def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
     choices = chat.choices(OPENING, ["A", "B"])
     prompts = [chat.render(message) + choices.opening_ids for duel in duels for message in build_messages(duel)]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
-    first_wins = [1 / (1 + math.exp(b - a)) for a, b in logprobs]
+    first_wins = [(1 + math.tanh((a - b) / 2)) / 2 for a, b in logprobs]  # the logistic function, which never overflows
     return [
         (shown_first, 1 - opponent) for shown_first, opponent in zip(first_wins[::2], first_wins[1::2], strict=True)
     ]

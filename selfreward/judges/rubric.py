@@ -39,16 +39,19 @@ def build_message(candidate: Candidate, mode: str) -> str:
     return fill(RUBRIC, ask=ASK[mode].strip(), prompt=candidate.prompt, candidate=candidate.text)
 
 
-def parse(reply: str) -> float:
+def parse(reply: str, *, finished: bool = True) -> float:
     """The score on the last line of a judge's own reply that states one.
 
-    Raises `VerdictError` where there is none, or one outside 0 to 5. The reply never holds the candidate: what a
-    candidate says about its own score is not looked at.
+    Raises `VerdictError` where there is none, or one outside 0 to 5, or the last thing that a reply says which was cut
+    off before it was `finished`. The reply never holds the candidate: what a candidate says about its own score is not
+    looked at.
     """
-    verdicts = _VERDICT.findall(reply)
+    verdicts = list(_VERDICT.finditer(reply))
     if not verdicts:
         raise VerdictError("the reply states no score")
-    score = float(verdicts[-1])
+    if not finished and verdicts[-1].end() == len(reply):
+        raise VerdictError("the reply is cut off in its verdict")  # "Score: 4" may have become "Score: 4.5"
+    score = float(verdicts[-1][1])
     if not 0 <= score <= HIGHEST:
         raise VerdictError(f"the reply states {score:g}, which is not between 0 and {HIGHEST}")
     return score
@@ -96,22 +99,25 @@ def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench)
     sampled = bench.engine.sample(requests, decoding, bench.adapter, bench.advance)
     bench.advance(len(candidates) - len(requests), 0)
     replies = {
-        key: [chat.decode(completion.token_ids) for completion in completions]
+        key: [(chat.decode(completion.token_ids), completion.finished) for completion in completions]
         for key, completions in zip(unique, sampled, strict=True)
     }
     judgements: list[Judgement] = []
     for candidate in candidates:
-        scores = _parsed(replies[_key(candidate)])
+        said = replies[_key(candidate)]
+        scores = _parsed(said)
         mean = sum(scores) / len(scores) if scores else None
-        judgements.append(Judgement(candidate.prompt_id, candidate.index, mean, scores, replies[_key(candidate)], None))
+        texts = [reply for reply, _ in said]
+        judgements.append(Judgement(candidate.prompt_id, candidate.index, mean, scores, texts, None))
     return judgements
 
 
-def _parsed(replies: Sequence[str]) -> list[float]:
+def _parsed(replies: Sequence[tuple[str, bool]]) -> list[float]:
+    """The scores of replies, each with whether it is finished."""
     scores: list[float] = []
-    for reply in replies:
+    for reply, finished in replies:
         try:
-            scores.append(parse(reply))
+            scores.append(parse(reply, finished=finished))
         except VerdictError:
             continue  # missing data: the judgement shows fewer samples than replies
     return scores

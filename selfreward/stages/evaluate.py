@@ -85,7 +85,8 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     interval = bootstrap(wins, samples, confidence, seed)
     by_chance = sign_test(wins.count(1.0), wins.count(0.0))
     longer_by = [comparison.tokens - comparison.baseline_tokens for comparison in comparisons]
-    controlled, around = length_controlled(wins, longer_by, samples, confidence, seed)
+    at_equal_length = length_controlled(wins, longer_by, samples, confidence, seed)
+    controlled, around = at_equal_length or (None, None)
     return {
         "win_rate": fmean(wins),
         "win_rate_low": interval.low,
@@ -97,8 +98,8 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "order_agreement": fmean(agreeing) if agreeing else None,
         "length_win_rate": fmean(longer_wins),
         "controlled_win_rate": controlled,
-        "controlled_win_rate_low": around.low,
-        "controlled_win_rate_high": around.high,
+        "controlled_win_rate_low": around.low if around else None,
+        "controlled_win_rate_high": around.high if around else None,
     }
 
 
@@ -110,7 +111,8 @@ def pass_rates(answers: Sequence[Candidate]) -> Metrics:
 def pass_gains(
     answers: Sequence[Candidate], baseline: Mapping[str, Candidate], samples: int, confidence: float, seed: int
 ) -> Metrics:
-    """How much higher the share is than the baseline's, with the interval of the mean difference over prompts."""
+    """How much higher the share is than the baseline's, with the interval of the mean difference over prompts, and
+    whether a difference was shown: as of win rates, by the interval and a sign test."""
     metrics: Metrics = {}
     before = _passed([baseline[answer.prompt_id] for answer in answers])
     for kind, passed in _passed(answers).items():
@@ -118,6 +120,8 @@ def pass_gains(
         interval = bootstrap(gains, samples, confidence, seed)
         metrics[f"pass_gain{kind}"] = fmean(gains)
         metrics[f"pass_gain_low{kind}"], metrics[f"pass_gain_high{kind}"] = interval.low, interval.high
+        by_chance = sign_test(gains.count(1.0), gains.count(-1.0))
+        metrics[f"pass_gain_shown{kind}"] = not interval.low <= 0 <= interval.high and by_chance <= 1 - confidence
     return metrics
 
 
@@ -154,4 +158,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 7, evaluate)
+EVALUATE = Stage("evaluations", 8, evaluate)

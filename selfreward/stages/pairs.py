@@ -42,9 +42,11 @@ def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Wo
         else:
             ties += 1
     if not pairs:
+        remedy = "raise sampling.n or sampling.temperature" + (", or lower pairs.margin" if config.pairs.margin else "")
+        if unscored > ties:
+            remedy = "use judge.mode=expected, which reads a score of every answer, or raise judge.max_new_tokens"
         raise NoPairsError(
-            f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): "
-            "raise sampling.n or sampling.temperature, or lower pairs.margin"
+            f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): {remedy}"
         )
     work.shards([pairs], list, PreferencePair)
     return _metrics(pairs, len(scored), ties, unscored)

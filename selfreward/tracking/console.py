@@ -153,7 +153,7 @@ def iteration_table(iteration: Iteration) -> Table:
         f"reward margin {values['train/reward_margin']:+.3f}, accuracy {percent(values['train/reward_accuracy'])}",
         "win rate": f"{win_rate(iteration)} over policy 0{grader}: {verdict(iteration['evaluation'].metrics)}; "
         f"by length alone {percent(values['evaluation/length_win_rate'])}, "
-        f"at equal length {percent(values['evaluation/controlled_win_rate'])}",
+        f"at equal length {percent(values.get('evaluation/controlled_win_rate'))}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
         f"{decimal(values.get('cost/peak_memory_gib'), 1)} GiB at most",
         "memory": _memory(values),
@@ -225,6 +225,7 @@ def pass_rate(iteration: Iteration) -> str:
     if "pass_gain" in metrics:
         low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]
         text += f", {100 * metrics['pass_gain']:+.0f} points [{low:+.0f}, {high:+.0f}] on policy 0"
+        text += "" if metrics["pass_gain_shown"] else ": nothing was shown"
     return text
 
 

@@ -72,7 +72,8 @@ def summary(iteration: Iteration) -> dict[str, float]:
         if part in iteration:
             metrics = iteration[part].metrics
             found |= {f"{part}/{name}": metrics[name] for name in names if metrics.get(name) is not None}
-    found |= {f"evaluation/{name}": value for name, value in pass_metrics(iteration).items()}
+    rates = {name: value for name, value in pass_metrics(iteration).items() if not isinstance(value, bool)}
+    found |= {f"evaluation/{name}": value for name, value in rates.items()}
     if "pairs" in iteration:
         found |= {f"train/{name}": value for name, value in _training(iteration["policy"].metrics).items()}
     elif "loss" in iteration["policy"].metrics:
@@ -85,7 +86,7 @@ def summary(iteration: Iteration) -> dict[str, float]:
 
 
 def pass_metrics(iteration: Iteration) -> dict[str, float]:
-    """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has any."""
+    """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has checks."""
     metrics = iteration["evaluation"].metrics if "evaluation" in iteration else {}
     return {name: value for name, value in metrics.items() if name.startswith("pass_")}
 

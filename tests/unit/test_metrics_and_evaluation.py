@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfreward.hygiene.diversity import distinct_n
-from selfreward.intervals import bootstrap, bootstrap_ratio, length_controlled, sign_test
+from selfreward.intervals import Interval, bootstrap, bootstrap_ratio, length_controlled, sign_test
 from selfreward.records import Candidate, Judgement
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, duel_metrics
@@ -285,10 +285,21 @@ def test_what_comes_in_groups_is_known_less_well() -> None:
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
+def equal_length(wins: list[float], longer: list[float], samples: int) -> tuple[float, Interval]:
+    found = length_controlled(wins, longer, samples, 0.95, 0)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("longer", [[50.0, 40.0] * 12, [-3.0] * 24])
+def test_where_all_answers_are_longer_or_all_shorter_nothing_is_said_of_equal_length(longer: list[float]) -> None:
+    assert length_controlled([1.0, 1.0, 0.0, 1.0] * 6, longer, 100, 0.95, 0) is None
+
+
 def test_where_the_longer_answer_wins_nine_times_in_ten_nothing_is_left_at_equal_length() -> None:
     longer = [40.0] * 60 + [-40.0] * 30
     wins = [1.0] * 54 + [0.0] * 6 + [1.0] * 3 + [0.0] * 27
-    rate, around = length_controlled(wins, longer, 500, 0.95, 0)
+    rate, around = equal_length(wins, longer, 500)
     assert fmean(wins) > 0.6
     assert around.low < 0.5 < around.high
     assert rate == pytest.approx(0.5, abs=0.03)
@@ -297,12 +308,12 @@ def test_where_the_longer_answer_wins_nine_times_in_ten_nothing_is_left_at_equal
 def test_where_length_has_no_say_the_win_rate_stays() -> None:
     longer = [40.0, -40.0, 40.0, -40.0] * 25
     wins = [1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0] * 12 + [1.0] * 4
-    rate, around = length_controlled(wins, longer, 500, 0.95, 0)
+    rate, around = equal_length(wins, longer, 500)
     assert rate == pytest.approx(fmean(wins), abs=0.02)
     assert around.low < rate < around.high
 
 
 @pytest.mark.parametrize("wins", [[1.0] * 10, [0.0] * 10, [0.5] * 10])
 def test_duels_that_all_go_one_way_have_a_finite_rate(wins: list[float]) -> None:
-    rate, around = length_controlled(wins, [float(i) for i in range(10)], 100, 0.95, 0)
+    rate, around = equal_length(wins, [float(i) for i in range(10)], 100)
     assert 0 <= around.low <= rate <= around.high <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -149,6 +150,18 @@ def test_an_iteration_without_a_pair_is_an_error_that_counts_and_names_the_remed
     )
     with pytest.raises(NoPairsError, match=expected):
         pairs_of(tmp_path, {"a": [1.0, 1.0], "b": [2.0, 2.5], "c": [None, 4.0]}, margin=1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "remedy"),
+    [
+        pytest.param({"a": [1.0, 1.0]}, "raise sampling.n or sampling.temperature$", id="no margin to lower"),
+        pytest.param({"a": [None, 1.0]}, "use judge.mode=expected, which reads a score of", id="nothing to read"),
+    ],
+)
+def test_no_remedy_is_named_that_could_not_help(tmp_path: Path, scores: dict[str, list[Any]], remedy: str) -> None:
+    with pytest.raises(NoPairsError, match=remedy):
+        pairs_of(tmp_path, scores)
 
 
 def test_every_pairing_rule_is_a_function_that_drops_ties() -> None:

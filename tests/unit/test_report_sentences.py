@@ -31,6 +31,7 @@ def test_states_the_outcome(
 
 def test_says_first_whether_answers_pass_more_often_where_code_checks_them(tmp_path: Path) -> None:
     checked = {"pass_rate": 0.41, "pass_gain": 0.16, "pass_gain_low": 0.07, "pass_gain_high": 0.23, "confidence": 0.95}
+    checked |= {"pass_gain_shown": True}
     iterations = [
         {"evaluation": Maker(tmp_path / place).artifact("evaluations", metrics)}
         for place, metrics in (("before", {}), ("after", checked))

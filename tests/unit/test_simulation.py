@@ -190,6 +190,18 @@ def test_the_gain_is_over_the_same_prompts_and_its_interval_holds_it() -> None:
     gains = pass_gains(after, before, samples=500, confidence=0.95, seed=0)
     assert gains["pass_gain"] == 0.5
     assert 0 < gains["pass_gain_low"] < 0.5 < gains["pass_gain_high"] < 1
+    assert gains["pass_gain_shown"]
+
+
+@pytest.mark.parametrize(("gained", "shown"), [(0, False), (4, False), (6, True)])
+def test_a_gain_that_a_coin_would_often_show_is_not_shown(gained: int, shown: bool) -> None:
+    """Of four prompts that are gained and none lost the interval leaves out zero, and a coin falls so once in eight
+    times."""
+    after = [checked(0, "rain", LOWER, prompt_id=str(i)) for i in range(24)]
+    before = {a.prompt_id: replace(a, text="Rain" if int(a.prompt_id) < gained else "rain") for a in after}
+    gains = pass_gains(after, before, samples=2000, confidence=0.95, seed=0)
+    assert (gains["pass_gain_low"] > 0) == (gained > 0)
+    assert gains["pass_gain_shown"] is shown
 
 
 @pytest.mark.parametrize("category", ["low", "high", "seen_low", ""])
@@ -197,7 +209,7 @@ def test_whatever_a_category_is_called_it_takes_no_other_metrics_name(category: 
     after = [checked(0, "rain", LOWER, prompt_id=str(i), category=category if i < 10 else "others") for i in range(20)]
     before = {a.prompt_id: replace(a, text="Rain" if int(a.prompt_id) < 5 else "rain") for a in after}
     gains = pass_gains(after, before, samples=500, confidence=0.95, seed=0)
-    names = ["pass_gain", "pass_gain_low", "pass_gain_high"]
+    names = ["pass_gain", "pass_gain_low", "pass_gain_high", "pass_gain_shown"]
     kinds = ["", "/others", f"/{category}"] if category else ["", "/others"]
     assert sorted(gains) == sorted(name + kind for name in names for kind in kinds)
     assert [gains[f"pass_gain{kind}"] for kind in kinds] == [1 / 4, 0, 1 / 2][: len(kinds)]

@@ -165,3 +165,9 @@ def test_a_candidate_that_holds_places_stays_literal(text: str) -> None:
 def test_a_judges_own_words_state_no_verdict_that_could_be_read_back(text: str) -> None:
     with pytest.raises(VerdictError):
         parse(text)
+
+
+def test_a_verdict_that_was_cut_off_is_none_and_one_before_the_cut_stays() -> None:
+    with pytest.raises(VerdictError, match="cut off in its verdict"):
+        parse("It is clear.\nScore: 4", finished=False)  # it may have become "Score: 4.5"
+    assert parse("Score: 4\nFor it is", finished=False) == 4
