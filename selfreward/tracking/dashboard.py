@@ -10,6 +10,7 @@ import netrc
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,16 +44,18 @@ class Dashboard:
         self._run: Any = None
         self._failed = self._mode == "disabled"
         self._steps = 0
+        self._parts: set[str] = set()
 
     def log(self, number: int, iteration: Iteration) -> None:
         """Log an iteration's metrics, its training curve, and some of its candidates."""
         self._guarded(lambda: self._log(number, iteration))
 
-    def finish(self) -> None:
-        """End the W&B run. A service that doesn't answer is left behind after two minutes."""
+    def finish(self, *, failed: bool) -> None:
+        """End the W&B run, as failed or finished. A service that doesn't answer is left behind after two minutes."""
         if self._run is None:
             return
-        thread = threading.Thread(target=lambda: self._guarded(self._run.finish), daemon=True)
+        end = partial(self._run.finish, exit_code=int(failed))
+        thread = threading.Thread(target=lambda: self._guarded(end), daemon=True)
         thread.start()
         thread.join(_FINISH_SECONDS)
         if thread.is_alive():
@@ -80,10 +83,9 @@ class Dashboard:
             dir=str(self._folder),
             mode=mode,
             config=dict(self._settings),
-            settings=wandb.Settings(console="off", init_timeout=60, silent=True),
+            settings=wandb.Settings(console="off", init_timeout=60, silent=True, reinit="finish_previous"),
         )
         run.define_metric("iteration")
-        run.define_metric("*", step_metric="iteration")
         run.define_metric("steps/step")
         run.define_metric("steps/*", step_metric="steps/step")
         return run
@@ -99,6 +101,10 @@ class Dashboard:
             values["candidates/examples"] = wandb.Table(list(_COLUMNS), rows)
             values["judgements/scores"] = wandb.Histogram(iteration["judgements"].metrics["scores"])
             self._log_steps(iteration["policy"].metrics)
+        parts = {name.partition("/")[0] for name in values if "/" in name} - self._parts
+        for part in sorted(parts):  # each by itself: of two patterns that a name fits, W&B takes either
+            self._run.define_metric(f"{part}/*", step_metric="iteration")
+        self._parts |= parts
         self._run.log(values)
 
     def _log_steps(self, metrics: Mapping[str, Any]) -> None:

@@ -135,7 +135,7 @@ def write_report(
             last=len(iterations) - 1,
             beginning=beginning(iterations[0]),
             evaluation=evaluation,
-            grader=outside_judge(evaluation.manifest),
+            grader=outside_judge(evaluation.manifest) or outside_judge(iterations[-1]["held_out_judgements"].manifest),
             judge=outside_judge(iterations[-1]["judgements"].manifest) if iterations[1:] else None,
             columns=measured(rows),
             rows=rows,
@@ -192,7 +192,8 @@ def passes(iterations: Sequence[Iteration]) -> str:
     confidence = iterations[-1]["evaluation"].metrics["confidence"]
     return _spaced(
         f"{metrics['pass_rate']:.0%} of policy {len(iterations) - 1}'s answers to held-out prompts pass all their "
-        f"checks, {gain} points on policy 0 ({100 * confidence:.3g}% interval {low} to {high})."
+        f"checks, {gain} points on policy 0 ({100 * confidence:.3g}% interval {low} to {high})"
+        + ("." if metrics["pass_gain_shown"] else ": nothing was shown.")
     )
 
 
@@ -223,13 +224,14 @@ def find_examples(iteration: Iteration, count: int) -> list[Example]:
     judgements = {(j.prompt_id, j.index): j for j in iteration["judgements"].read(Judgement)}
     pairs = {pair.prompt_id: pair for pair in iteration["pairs"].read(PreferencePair)}
     by_prompt = groupby(iteration["candidates"].read(Candidate), key=lambda candidate: candidate.prompt_id)
+    margin = iteration["pairs"].manifest.config["pairs"]["margin"]
     return [
-        _example([(candidate, judgements[prompt_id, candidate.index]) for candidate in group], pairs.get(prompt_id))
+        _example([(c, judgements[prompt_id, c.index]) for c in group], pairs.get(prompt_id), margin)
         for prompt_id, group in islice(by_prompt, count)
     ]
 
 
-def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None) -> Example:
+def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None, margin: float) -> Example:
     roles = {pair.chosen_index: "chosen", pair.rejected_index: "rejected"} if pair else {}
     answers = [Answer(candidate, judgement, roles.get(candidate.index, "")) for candidate, judgement in judged]
     answers.sort(key=lambda answer: -1.0 if answer.judgement.score is None else answer.judgement.score, reverse=True)
@@ -239,7 +241,7 @@ def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair
     elif scored < 2:
         outcome = f"no pair: no score for {len(judged) - scored} of {len(judged)} candidates"
     else:
-        outcome = "no pair: the scores tie"
+        outcome = f"no pair: the scores differ by no more than {margin:g}" if margin else "no pair: the scores tie"
     return Example(judged[0][0].prompt, answers, outcome)
 
 

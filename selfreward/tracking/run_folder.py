@@ -88,7 +88,9 @@ def link(folder: Path, iterations: Sequence[Iteration]) -> None:
 
 
 def write_cards(folder: Path, iterations: Sequence[Iteration]) -> None:
-    """Put a data card beside the artifacts of each iteration that has data to learn from."""
+    """Put a data card beside the artifacts of each iteration that has data to learn from, and beside those alone."""
+    for number in range(len(iterations)):
+        (folder / "iterations" / str(number) / CARD).unlink(missing_ok=True)  # of the same run under other settings
     for number, cards in groupby(data_cards(iterations), key=lambda card: card.iteration):
         place = folder / "iterations" / str(number)
         place.mkdir(parents=True, exist_ok=True)

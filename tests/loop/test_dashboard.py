@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tm
     dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {"seed": 0}, said.append)
     for number, iteration in enumerate(iterations):
         dashboard.log(number, iteration)
-    dashboard.finish()
+    dashboard.finish(failed=False)
     assert said == []
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     names = {*summary(iterations[1]), "candidates/examples", "steps/loss"}
@@ -65,6 +66,41 @@ def test_an_offline_run_holds_each_iterations_metrics(tiny_config: RunConfig, tm
     while missing := {name for name in names if name.encode() not in file.read_bytes()}:
         assert time.monotonic() < patience, missing
         time.sleep(0.1)  # W&B's service may still be writing when the run has finished
+
+
+class Recorder:
+    """In W&B's place: what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.axes: dict[str, str | None] = {}
+        self.logged: list[dict[str, Any]] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, step_metric: str | None = None) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_each_metric_fits_one_axis_and_a_run_that_failed_is_not_shown_as_finished(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    """Of two patterns that a name fits, W&B takes either: curves of training came out over iterations."""
+    recorder = Recorder()
+    monkeypatch.setattr("wandb.init", lambda **_: recorder)
+    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, pytest.fail)
+    for number, iteration in enumerate(run_loop(tiny_config)):
+        dashboard.log(number, iteration)
+    dashboard.finish(failed=failed)
+    assert recorder.exit_code == int(failed)
+    for name in {name for values in recorder.logged for name in values} - {"iteration"}:
+        (fitting,) = [axis for axis in recorder.axes if fnmatch(name, axis) and axis != "steps/step"]
+        assert recorder.axes[fitting] == ("steps/step" if name.startswith("steps/") else "iteration")
 
 
 @pytest.mark.slow
@@ -91,7 +127,7 @@ def _outlive_the_service(model: Path, folder: Path) -> None:
     print("killed" if services else "there was no service")
     for _ in range(3):
         dashboard.log(1, iterations[1])
-    dashboard.finish()
+    dashboard.finish(failed=False)
     print(f"went on, warnings: {'at most one' if len(said) <= 1 else said}")
 
 
@@ -107,7 +143,7 @@ def test_a_failure_is_said_once_and_never_raised(
     iterations = run_loop(tiny_config)
     for number, iteration in enumerate(iterations):
         dashboard.log(number, iteration)
-    dashboard.finish()
+    dashboard.finish(failed=False)
     assert said == ["W&B failed and is left out from here on: no space left on device"]
 
 

@@ -56,7 +56,7 @@ class Maker:
         won |= {"controlled_win_rate": 0.44, "controlled_win_rate_low": 0.3, "controlled_win_rate_high": 0.6}
         return {
             "held_out_candidates": self.artifact("candidates", {"lengths": [8, 10], "finished_share": 0.5}),
-            "held_out_judgements": self.artifact("judgements", {"scores": [1.0, 3.0]}),
+            "held_out_judgements": self.artifact("judgements", {"scores": [1.0, 3.0]}, config=ASKED),
             "evaluation": self.artifact(
                 "evaluations", texts | (won if duels else {}), duels, ASKED | {"bootstrap_samples": 2000}
             ),
@@ -82,7 +82,7 @@ class Maker:
             "prompts": self.artifact("gate", GATED, [Prompt("a", f"asked {SCRIPT}", "advice")]),
             "candidates": self.artifact("candidates", written, candidates),
             "judgements": self.artifact("judgements", scored, judgements, ASKED),
-            "pairs": self.artifact("pairs", paired, pairs),
+            "pairs": self.artifact("pairs", paired, pairs, {"pairs": {"kind": "best_worst", "margin": 0.0}}),
             "policy": self.artifact("policies", curve),
             "parity": self.artifact("parity", PARITY | {"difference": 0.046}),
             **self.held_out(duels, *rate),

@@ -110,6 +110,24 @@ def test_where_all_answers_are_equal_nothing_is_said_of_the_order(tmp_path: Path
     assert "Always taking the longer answer" in html
 
 
+def test_scores_within_the_margin_are_not_said_to_tie(tmp_path: Path, iterations: list[Iteration]) -> None:
+    trained = dict(iterations[1])
+    settings = {"pairs": {"kind": "best_worst", "margin": 0.5}}
+    trained["pairs"] = replace(trained["pairs"], manifest=replace(trained["pairs"].manifest, config=settings))
+    html = written(tmp_path, [iterations[0], trained])
+    assert "no pair: the scores differ by no more than 0.5" in html and "the scores tie<" not in html
+
+
+def test_a_judge_tuned_apart_is_named_where_it_has_scored_policy_0_alone(
+    tmp_path: Path, iterations: list[Iteration]
+) -> None:
+    first = dict(iterations[0])
+    scored = first["held_out_judgements"]
+    first["held_out_judgements"] = replace(scored, manifest=replace(scored.manifest, parents={"policy": "graders/1"}))
+    assert "Here one judge, an independent judge where it asks a model" in written(tmp_path, [first])
+    assert "Here one judge, policy 0 where it asks a model" in written(tmp_path, iterations[:1])
+
+
 def judged_by(artifact: Artifact, model: str) -> Artifact:
     """The same, as by an outside engine that runs `model`."""
     config = ASKED | {"bootstrap_samples": 2000, "engine": {"kind": "server", "tokenizer": "a/folder", "model": model}}

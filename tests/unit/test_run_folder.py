@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfreward.errors import BusyError, NoPairsError
-from selfreward.tracking.run_folder import CARD, LOG, ending_logged, link, linked
+from selfreward.tracking.run_folder import CARD, LOG, ending_logged, link, linked, write_cards
 from tests.unit.reporting import Maker
 
 
@@ -32,6 +32,14 @@ def test_of_a_longer_run_before_nothing_stays_but_what_a_person_put_there(tmp_pa
     link(run, iterations[:2])
     left = sorted(str(path.relative_to(run / "iterations")) for path in (run / "iterations").rglob("*"))
     assert left == ["0", "0/policy", "1", f"1/{CARD}", "1/policy", "3", "3/notes.txt"]
+
+
+def test_a_card_of_data_that_is_learned_from_no_more_goes(tmp_path: Path) -> None:
+    card = tmp_path / "iterations" / "0" / CARD
+    card.parent.mkdir(parents=True)
+    card.write_text("# What people wrote")
+    write_cards(tmp_path, [Maker(tmp_path / "artifacts").first()])
+    assert not card.exists()
 
 
 def test_the_error_that_ends_a_run_stands_at_the_end_of_its_log(tmp_path: Path) -> None:
