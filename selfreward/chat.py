@@ -12,6 +12,9 @@ from typing import Any
 from selfreward.errors import ModelError
 from selfreward.pretrained import load
 
+_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro +%}"
+"""Put before a template that names today's date: a prompt must not depend on the day on which it is asked."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -33,6 +36,8 @@ class Chat:
             raise ModelError(f"{folder} has no chat template: use the instruction-tuned version of the model")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        own: str = self.tokenizer.get_chat_template()
+        self._template = _DAY + own if "strftime_now" in own else own
         # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
@@ -54,7 +59,9 @@ class Chat:
     def render(self, message: str) -> list[int]:
         """The tokens of a conversation that holds one user message, up to where the model's answer begins."""
         messages = [{"role": "user", "content": self.neutralise(message)}]
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self.tokenizer.apply_chat_template(
+            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+        )
         return self._encode(text)
 
     def render_opened(self, message: str, opening: str) -> list[int]:

@@ -22,6 +22,10 @@ class ConfigError(SelfRewardError):
         self.value = value
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str]]:
+        """To be made again from these: a sweep's launcher sends errors from process to process."""
+        return type(self), (self.key, self.value, self.remedy)
+
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""

@@ -13,9 +13,11 @@ def load(kind: Any, source: Path | str, **how: Any) -> Any:
 
     Raises `ModelError` for a model that needs code of its own, or is not whole, or of a type that is not known.
     """
+    from safetensors import SafetensorError  # a finished run loads nothing
+
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **how)
-    except ValueError as error:
+    except (ValueError, SafetensorError) as error:
         reason = first_line(error).partition(". ")[0].rstrip(".: ")  # what follows is how to run that code
         remedy = "take a whole model of a type that transformers knows; code that comes with one is never run"
         raise ModelError(f"{source} can't be loaded ({reason}): {remedy}") from None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from selfreward import model_files
 from selfreward.cap import MemoryMeter, available_gb, let_segments_grow
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
+from selfreward.errors import ConfigError
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
@@ -56,6 +58,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors, over several lines
     signal.signal(signal.SIGTERM, _stop)
     try:
+        _check_sweep(sys.argv[1:])
         _command()
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -194,12 +197,14 @@ def _mirror(
             mirror()
         elif cfg.tracking.report and not report.exists():
             write()
-    finally:
-        dashboard.finish()
+    except BaseException:
+        dashboard.finish(failed=True)
+        raise
+    dashboard.finish(failed=False)
     console.say("", final_table(iterations))
     if not console.computed:
         console.say(f"All of policy {cfg.iteration} was there already: nothing was computed.")
-    if report.exists():
+    if cfg.tracking.report:  # an older one may be of other settings
         console.say(f"report  {report}")
     console.say(f"run     {folder}")
     return iterations
@@ -213,6 +218,14 @@ def _quieten() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module="transformers|peft|trl|torch|datasets|huggingface_hub")
+
+
+def _check_sweep(arguments: Sequence[str]) -> None:
+    """Raise `ConfigError` for a sweep over iterations, whose points would be one run in one folder."""
+    swept = [one for one in arguments if re.match(r"iteration=.*[,(]", one)]
+    if swept and {"-m", "--multirun"} & {*arguments}:
+        remedy = "iteration=N makes all policies up to N; sweep over something else"
+        raise ConfigError("iteration", swept[0].partition("=")[2], remedy)
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

@@ -118,6 +118,7 @@ def git_revision() -> str | None:
     """The commit this code is at, with `+changes` where the tree differs from it; None outside a checkout."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # or the checkout is somebody else's
         head = _git(folder, "rev-parse", "HEAD")
         return head + ("+changes" if _git(folder, "status", "--porcelain", "--", str(folder)) else "")
     except (OSError, subprocess.SubprocessError):

@@ -64,6 +64,8 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("engine.merge_adapter=true", "train.reference=previous: a model with its adapter merged"),
         ("tracking.wandb=online", "tracking.wandb=online: there is no API key"),
         ("model=llama4", "llama4"),
+        ("-m iteration=1,2", "iteration=1,2: iteration=N makes all policies up to N; sweep over something else"),
+        ("prompts.path=two.jsonl", "prompts.path=two.jsonl: prompts=seed_pool reads none; set prompts=file too"),
         ("judge.engine=grader", "judge.engine=grader: engines has none; +engine@engines.grader=<choice> adds it"),
         ("engine@engines.grader=hf", "engine@engines.grader=...: there is no such engine or setting; +engine@"),
         ("engines.grader.device=cpu", "engines.grader.device=...: there is no such engine or setting; +engine@"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, LaunchError, NoPairsError, SelfRewardError
 from selfreward.explain import explain
 
 
@@ -30,3 +32,17 @@ def test_an_error_of_ours_says_all_of_it_and_what_caused_it_is_not_said_again() 
 )
 def test_what_caused_an_error_of_a_librarys_is_added_where_it_is_not_said(text: str, line: str) -> None:
     assert explain(raised(OSError(text), OSError("the name is unknown"))) == line
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("train.beta", 0, "use more"), NoPairsError("no pair"), LaunchError("one failed", 137)]
+)
+def test_an_error_is_the_same_in_another_process(error: SelfRewardError) -> None:
+    """A sweep's launcher sends it there."""
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found), found.exit_code) == (
+        type(error),
+        str(error),
+        vars(error),
+        error.exit_code,
+    )

@@ -106,3 +106,12 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(theirs: Path) -> No
         file.unlink()
     with pytest.raises(ModelError, match=r"^\S+ can't be loaded \([^\n]+\): take a whole model [^\n]+$"):
         Chat(theirs)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\nsize 9\n", b""])
+def test_weights_that_are_cut_short_are_refused_in_one_line(theirs: Path, content: bytes) -> None:
+    """As a clone leaves them without git-lfs, and a copy that was broken off."""
+    change(theirs / "config.json", model_type="llama", auto_map={})
+    (theirs / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"^\S+ can't be loaded \([^\n]+\): take a whole model [^\n]+$"):
+        _ = Models(theirs, "float32", "cpu").base

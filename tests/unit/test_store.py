@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from selfreward.errors import ArtifactError
 from selfreward.records import Prompt
-from selfreward.store import Artifact, Manifest, Metrics, Stage, Store, Work
+from selfreward.store import Artifact, Manifest, Metrics, Stage, Store, Work, manifest
 from selfreward.store.identity import file_sha256
 from selfreward.store.manifest import write_atomically
 from tests.unit.spelling import SHARDS, Recorder, Words, fail, make, spell
@@ -34,6 +36,20 @@ def test_other_settings_make_another_artifact_beside_it(tmp_path: Path) -> None:
     first, second = (store.run(recorder.stage, Words(suffix)) for suffix in "!?")
     assert first.path != second.path
     assert first.read(Prompt) != second.read(Prompt)
+
+
+def test_a_revision_is_that_of_this_code_and_not_of_a_project_that_it_is_installed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    git(["git", "init"])
+    git(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-m", "theirs"])
+    installed = tmp_path / "manifest.py"
+    installed.touch()
+    monkeypatch.setattr(manifest, "__file__", str(installed))
+    assert manifest.git_revision.__wrapped__() is None
+    git(["git", "add", "manifest.py"])
+    assert manifest.git_revision.__wrapped__().endswith("+changes")
 
 
 def test_the_manifest_is_a_full_account(tmp_path: Path) -> None:
