@@ -101,7 +101,8 @@ class Models:
                 vars(module).pop("forward", None)  # trl puts its own there, and accelerate
             if self.base.is_gradient_checkpointing:  # or it would be for all that is trained after this
                 self.base.gradient_checkpointing_disable()
-                self.base.disable_input_require_grads()
+                # trl, transformers and the preflight each put one there, of which the last alone is known by name.
+                self.base.get_input_embeddings()._forward_hooks.clear()
             self.base.zero_grad()
             self.base.requires_grad_(False)
             self.base.eval()

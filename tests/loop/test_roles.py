@@ -140,8 +140,10 @@ def test_another_engine_for_the_runs_own_model_judges_with_the_policys_adapter(t
 class Other(HFEngine):
     """Runs another model than the run's, and nobody said so."""
 
-    def logprobs(self, *args: Any) -> list[list[float]]:
-        return [[p - 5 for p in row] for row in super().logprobs(*args)]
+    def logprobs(
+        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], adapter: Adapter | None, advance: Advance
+    ) -> list[list[float]]:
+        return [[p - 5 for p in row] for row in super().logprobs(prompts, completions, adapter, advance)]
 
 
 @pytest.mark.parametrize("role", ["judge", "evaluation"])

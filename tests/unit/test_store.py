@@ -49,7 +49,7 @@ def test_a_revision_is_that_of_this_code_and_not_of_a_project_that_it_is_install
     monkeypatch.setattr(manifest, "__file__", str(installed))
     assert manifest.git_revision.__wrapped__() is None
     git(["git", "add", "manifest.py"])
-    assert manifest.git_revision.__wrapped__().endswith("+changes")
+    assert (manifest.git_revision.__wrapped__() or "").endswith("+changes")
 
 
 def test_the_manifest_is_a_full_account(tmp_path: Path) -> None:
