@@ -48,10 +48,11 @@ class RunConsole:
         self._file.close()
 
     def say(self, *lines: RenderableType) -> None:
-        """Print on the terminal and into the log."""
+        """Print on the terminal and into the log. A line stays one, however long: people search for it."""
         for line in lines:
-            self._screen.print(line)
-            self._log.print(line)
+            is_line = isinstance(line, (str, Text))
+            self._screen.print(line, soft_wrap=is_line)
+            self._log.print(line, soft_wrap=is_line)
         self._file.flush()
 
     def heading(self, iteration: int, last: int) -> None:

@@ -48,3 +48,16 @@ def test_without_a_terminal_a_line_a_minute_says_how_far_a_stage_is(tmp_path: Pa
 def test_a_terminal_has_the_bar_and_the_log_no_lines_of_it(tmp_path: Path, clock: list[float]) -> None:
     terminal = Console(file=io.StringIO(), width=110, force_terminal=True)
     assert at_work(tmp_path / "run.log", clock, terminal) == ""
+
+
+def test_a_line_stays_one_however_long_and_wherever_it_goes(tmp_path: Path) -> None:
+    pipe = Console(file=io.StringIO(), width=40)
+    console = RunConsole(tmp_path / "run.log", pipe)
+    lines = [
+        f"report  {'/a/long/way' * 20}/report.html",
+        "  judgements  7.5 s  48 of 48 scored, by somebody  0a1b2c" * 3,
+    ]
+    console.say(*lines)
+    console.close()
+    assert (tmp_path / "run.log").read_text().splitlines() == lines
+    assert pipe.file.getvalue().splitlines() == lines  # pyright: ignore[reportAttributeAccessIssue]
