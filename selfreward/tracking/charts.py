@@ -67,11 +67,11 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
-    grader = outside_judge(iterations[-1]["evaluation"].manifest) or "Policy 0"
+    grader = outside_judge(iterations[-1]["evaluation"].manifest) or "policy 0"
     charts: list[tuple[str, str, Paint]] = [
         (
             "Win rate against policy 0",
-            f"{grader} judges. Bars: the bootstrap interval. "
+            f"Judged by {grader}. Bars: the bootstrap interval. "
             "Diamonds: what always taking the longer answer would give.",
             partial(
                 _beside_length, summaries, "evaluation/win_rate", "evaluation/length_win_rate", "policy", "win rate"

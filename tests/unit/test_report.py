@@ -145,7 +145,7 @@ def test_an_outside_judge_and_an_outside_grader_are_named(tmp_path: Path, iterat
         ("wrote and scored the candidates;", "wrote the candidates, judge-x scored them;"),
         ("The judge is policy 0 itself, so a win says what policy 0", "The judge is grader-y, so a win says what it"),
         ("judged by policy 0 in both orders", "judged by grader-y in both orders"),
-        ("<figcaption>Policy 0 judges.", "<figcaption>grader-y judges."),
+        ("<figcaption>Judged by policy 0.", "<figcaption>Judged by grader-y."),
     ]:
         assert by_policy in own and by_model not in own
         assert by_model in outside and by_policy not in outside
