@@ -78,15 +78,19 @@ def _groups(costs: Costs) -> list[list[Change]]:
     tokens = [{"memory.scoring_tokens": n} for n in halves(memory.scoring_tokens or 0) if n >= LEAST_SCORED]
     smallest = [{"memory.micro_batch": 1, "memory.gradient_checkpointing": True}]
     quantised = [{"train.quantization": "nf4"}] if costs.kind == "cuda" and train.quantization == "none" else []
-    shortest = sampling.max_prompt_tokens + sampling.max_new_tokens
-    lengths = sorted({max(train.max_length * part // 8, shortest) for part in range(1, 8)}, reverse=True)
-    shorter = [{"train.max_length": length} for length in lengths if length < train.max_length]
-    longest, documents = costs.cfg.tuning.max_length, costs.cfg.documents
+    answered, documents = sampling.max_prompt_tokens + sampling.max_new_tokens, costs.cfg.documents
+    shorter = [{"train.max_length": n} for n in _eighths(train.max_length, answered)]
     least = documents.chunk_tokens + 1 if documents.path else 2  # a chunk must fit into an example
-    shorter_ones = sorted({max(longest * part // 8, least) for part in range(1, 8)}, reverse=True)
-    examples = [{"tuning.max_length": n} for n in shorter_ones if n < longest] if costs.cfg.tunes else []
+    lengths = _eighths(costs.cfg.tuning.max_length, least) if costs.cfg.tunes else []
+    examples = [{"tuning.max_length": n} for n in lengths]
     couples = LOSSES[train.loss].couples_pairs
     return [group for group in (rows, tokens, [] if couples else smallest, examples, shorter, quantised) if group]
+
+
+def _eighths(longest: int, least: int) -> list[int]:
+    """Shorter lengths by eighths, none below `least`, the longest first."""
+    lengths = sorted({max(longest * part // 8, least) for part in range(1, 8)}, reverse=True)
+    return [length for length in lengths if length < longest]
 
 
 def _changed(cfg: RunConfig, change: Change) -> RunConfig:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from selfreward.hygiene.diversity import distinct_n
-from selfreward.intervals import bootstrap, length_controlled, sign_test
+from selfreward.intervals import Interval, bootstrap, length_controlled, sign_test
 from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
@@ -83,7 +83,6 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     differing = [comparison for comparison in comparisons if comparison.text != comparison.baseline_text]
     agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in differing]
     interval = bootstrap(wins, samples, confidence, seed)
-    by_chance = sign_test(wins.count(1.0), wins.count(0.0))
     longer_by = [comparison.tokens - comparison.baseline_tokens for comparison in comparisons]
     at_equal_length = length_controlled(wins, longer_by, samples, confidence, seed)
     controlled, around = at_equal_length or (None, None)
@@ -91,7 +90,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "win_rate": fmean(wins),
         "win_rate_low": interval.low,
         "win_rate_high": interval.high,
-        "win_rate_shown": not interval.low <= 0.5 <= interval.high and by_chance <= 1 - confidence,
+        "win_rate_shown": _is_shown(interval, 0.5, wins.count(1.0), wins.count(0.0), confidence),
         "confidence": confidence,
         "preference": fmean(comparison.preference for comparison in comparisons),
         "ties": wins.count(0.5),
@@ -120,9 +119,14 @@ def pass_gains(
         interval = bootstrap(gains, samples, confidence, seed)
         metrics[f"pass_gain{kind}"] = fmean(gains)
         metrics[f"pass_gain_low{kind}"], metrics[f"pass_gain_high{kind}"] = interval.low, interval.high
-        by_chance = sign_test(gains.count(1.0), gains.count(-1.0))
-        metrics[f"pass_gain_shown{kind}"] = not interval.low <= 0 <= interval.high and by_chance <= 1 - confidence
+        shown = _is_shown(interval, 0.0, gains.count(1.0), gains.count(-1.0), confidence)
+        metrics[f"pass_gain_shown{kind}"] = shown
     return metrics
+
+
+def _is_shown(interval: Interval, nothing: float, wins: int, losses: int, confidence: float) -> bool:
+    """Whether the interval leaves out what would be nothing, and a coin seldom falls as wins and losses do."""
+    return not interval.low <= nothing <= interval.high and sign_test(wins, losses) <= 1 - confidence
 
 
 def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
