@@ -44,10 +44,11 @@ class PromptsConfig(Execution):
     kind: str = MISSING  # a key of `selfreward.sources.SOURCES`
     path: str | None = None  # the file, for kind=file
     name: str | None = None  # the `datasets` name, for kind=dataset
+    subset: str | None = None  # its configuration, for kind=dataset; None: it has but one
     revision: str | None = None  # its commit, for kind=dataset
     split: str = "train"  # its split, for kind=dataset
     prompt_column: str = "prompt"
-    category_column: str | None = None
+    category_column: str | None = None  # pass rates are shown by it where answers can be checked
     answer_column: str | None = None  # the right answer, or a solution that ends in "#### " and it: to check answers by
     held_out_column: str | None = None  # a column that says "held_out" for prompts kept for evaluation
     per_iteration: int = _number(16, least=1)

@@ -16,32 +16,33 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
-    """The prompts of `cfg.name`, split `cfg.split`.
+    """The prompts of `cfg.name`, of its subset and split.
 
     A hub data set can change under its name, so its commit must be given: it is the identity. A local folder's
     identity is the bytes of its files.
 
-    Raises `ConfigError` for a name, commit or split that isn't there, and `DataError` for a row.
+    Raises `ConfigError` for a name, subset, commit or split that isn't there, and `DataError` for a row.
     """
     if not cfg.name:
         raise ConfigError("prompts.name", cfg.name, "name a data set or a local folder")
-    folder = Path(cfg.name)
+    folder, part = Path(cfg.name), [cfg.subset, cfg.split]
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        content = digest([[str(path.relative_to(folder)), file_sha256(path)] for path in files] + [cfg.split])
+        content = digest([[str(path.relative_to(folder)), file_sha256(path)] for path in files] + part)
     elif cfg.revision and _COMMIT.fullmatch(cfg.revision):
-        content = digest([cfg.name, cfg.revision, cfg.split])
+        content = digest([cfg.name, cfg.revision, *part])
     else:
         remedy = f"name the commit of {cfg.name}, 40 hexadecimal digits, or a local folder as prompts.name"
         raise ConfigError("prompts.revision", cfg.revision, remedy)
     from datasets import load_dataset  # takes a second to import, and only this source needs it
 
     try:
-        rows: Any = load_dataset(cfg.name, split=cfg.split, revision=None if folder.is_dir() else cfg.revision)
+        revision = None if folder.is_dir() else cfg.revision
+        rows: Any = load_dataset(cfg.name, cfg.subset, split=cfg.split, revision=revision)
     except Exception as error:  # the library raises whatever its readers, its network and the hub raise
         reason = first_line(error)
-        raise ConfigError(
-            "prompts.name", cfg.name, f"split {cfg.split} can't be loaded ({reason}); check both"
-        ) from error
+        of = f"subset {cfg.subset}, " if cfg.subset else ""
+        remedy = f"{of}split {cfg.split} can't be loaded ({reason}); check prompts.subset and prompts.split too"
+        raise ConfigError("prompts.name", cfg.name, remedy) from error
     numbered = ((f"{cfg.name}, row {number}", partial(dict, row)) for number, row in enumerate(rows, start=1))
     return make_pool(numbered, identify(cfg, content, data), cfg, data, cfg.name)

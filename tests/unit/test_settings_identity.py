@@ -95,6 +95,7 @@ EXECUTION = {
     "prompts.name",
     "prompts.revision",
     "prompts.split",
+    "prompts.subset",
     *(f"engine.{name}" for name in ("device", "base_url", "model", "key_variable", "python", "start_seconds")),
     *(f"engine.{name}" for name in ("concurrency", "timeout_seconds", "retries")),
     *(f"memory.{field.name}" for field in dataclasses.fields(MemoryConfig)),

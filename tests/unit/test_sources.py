@@ -94,6 +94,22 @@ def test_a_local_folder_that_the_datasets_library_can_load(tmp_path: Path, monke
         load(folder, **changes, split="nowhere")
 
 
+def test_a_subset_of_a_data_set_that_has_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    subsets = {"warm": ["red", "orange"], "cold": ["blue", "green"]}
+    card = "---\nconfigs:\n"
+    for name, colours in subsets.items():
+        jsonl(tmp_path / f"{name}.jsonl", [{"text": colour} for colour in colours])
+        card += f"- config_name: {name}\n  data_files: {name}.jsonl\n"
+    (tmp_path / "README.md").write_text(f"{card}---\n")
+    changes = {"kind": "dataset", "name": str(tmp_path), "prompt_column": "text"}
+    warm, cold = load(tmp_path, **changes, subset="warm"), load(tmp_path, **changes, subset="cold")
+    assert (texts(warm), texts(cold)) == (["orange", "red"], ["blue", "green"])
+    assert warm.source != cold.source
+    with pytest.raises(ConfigError, match=r"subset mild, split train can't be loaded .* check prompts\.subset and"):
+        load(tmp_path, **changes, subset="mild")
+
+
 # What can't be used
 
 
