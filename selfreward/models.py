@@ -133,7 +133,7 @@ class Models:
         try:
             import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            remedy = f"needs bitsandbytes ({error}); install selfreward[nf4]"
+            remedy = f"needs bitsandbytes ({error}); pip install -e '.[nf4]' adds it"
             raise ConfigError("train.quantization", self._quantization, remedy) from error
         settings = BitsAndBytesConfig(
             load_in_4bit=True,

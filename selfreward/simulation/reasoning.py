@@ -57,6 +57,6 @@ def _factory() -> Any:
     try:
         from reasoning_gym import factory  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        remedy = f"needs reasoning-gym ({error}); install selfreward[reasoning]"
+        remedy = f"needs reasoning-gym ({error}); pip install -e '.[reasoning]' adds it"
         raise ConfigError("prompts.kind", "reasoning", remedy) from error
     return factory
