@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from selfreward.hygiene.similar import SimilarTexts, words
+from selfreward.hygiene.similar import SimilarTexts, length_in_words, words
 
 _LEAST_WORDS = 5
 """An evaluation's text of fewer words says too little inside another one; equal texts count at any length."""
@@ -33,7 +33,8 @@ def find_leaks(
     Args:
         texts: what is to be learned from, by any key.
         evaluations: texts of each evaluation, by its name.
-        run: words in a row that make a leak; a shorter text counts as a whole. None: equal texts alone do.
+        run: words in a row that make a leak, by `length_in_words`; a shorter text counts as a whole. None: equal texts
+            alone do.
         threshold: the resemblance that makes one. None: it is not looked at.
     """
     known: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -44,8 +45,8 @@ def find_leaks(
         for text in evaluated:
             found = tuple(words(text))
             whole.setdefault(found, (name, text))
-            if run is not None:
-                for piece in _runs(found, min(run, len(found))) if len(found) >= _LEAST_WORDS else ():
+            if run is not None and (length := length_in_words(found)) >= _LEAST_WORDS:
+                for piece in _runs(found, min(round(run * len(found) / length), len(found))):
                     known.setdefault(piece, (name, text))
             if similar:
                 key = str(len(by_key))

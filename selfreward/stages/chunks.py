@@ -75,7 +75,8 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
         "tokens": sum(chunk.tokens for chunk in kept if not chunk.held_out),
         "left_out": dict(skipped.counts),
         "first_left_out": skipped.first,
+        "file": Path(str(cfg.path)).name,
     }
 
 
-CHUNKS = Stage("chunks", 4, cut_documents)
+CHUNKS = Stage("chunks", 5, cut_documents)

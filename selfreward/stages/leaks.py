@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from selfreward.errors import ContaminationError
 from selfreward.hygiene.contamination import Leak, complaint, find_leaks
 from selfreward.records import Demonstration, Prompt, Rating
+from selfreward.seeds.formats import first_message
 from selfreward.store import Artifact, Identity
 
 
@@ -37,9 +38,15 @@ def leaks_among(
 
 def evaluated_texts(artifact: Artifact) -> list[str]:
     """What an evaluation holds: prompts that are held out, or rated answers' prompts, or prompts and people's answers,
-    which a policy is asked to find likely."""
+    which a policy is asked to find likely. What a conversation begins with counts for itself: it may be a prompt
+    elsewhere."""
     if artifact.manifest.stage == "demonstrations":
-        return [text for one in artifact.read(Demonstration) for text in (one.prompt, one.response)]
+        people = artifact.read(Demonstration)
+        return [text for one in people for text in (*_whole_and_begun(one.prompt), one.response)]
     if artifact.manifest.stage == "ratings":
-        return [one.prompt for one in artifact.read(Rating)]
+        return [text for one in artifact.read(Rating) for text in _whole_and_begun(one.prompt)]
     return [one.prompt for one in artifact.read(Prompt)]
+
+
+def _whole_and_begun(prompt: str) -> list[str]:
+    return list(dict.fromkeys([prompt, first_message(prompt)]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfreward.config import GenerationConfig
 from selfreward.generation import WAYS
-from selfreward.generation.filters import PromptFilter, closest
+from selfreward.generation.filters import PromptFilter, greatest_rouge_l
 from selfreward.records import Prompt, Proposal, prompt_id
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
@@ -72,7 +72,7 @@ def keep_new(config: NewPromptsIdentity, parents: Mapping[str, Artifact], work: 
         if len(shown.setdefault(reason, [])) < _SHOWN:
             shown[reason].append(proposal.text)
     work.shards([kept], list, Prompt)
-    nearest = [closest(prompt.prompt, seeds)[0] for prompt in kept]
+    nearest = [greatest_rouge_l(prompt.prompt, seeds) for prompt in kept]
     return {
         "prompts": len(kept),
         "wanted": config.wanted,
@@ -89,4 +89,4 @@ def _earlier(before: Artifact | None) -> Mapping[str, list[str]]:
     return before.metrics["examples_left_out"] if before else {}
 
 
-NEW_PROMPTS = Stage("new_prompts", 3, keep_new)
+NEW_PROMPTS = Stage("new_prompts", 4, keep_new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
-from selfreward.hygiene.similar import words
+from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import read_demonstrations, read_ratings
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
@@ -20,7 +20,7 @@ from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import file_sha256
 
 _LEAST_WORDS = 8
-"""Of an answer that is looked for among those to measure by."""
+"""Of an answer, and of what it is held against: shorter ones are what many say, as "I'm not sure about that"."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ def select_seeds(
     leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
     kept = [seed for seed in chosen if seed.prompt_id not in leaks]
     if record is Demonstration and not config.held_out:
-        told = leaks_among(_long_answers(kept), evaluations, config.leaks, "people's answers")
+        answers = {str(number): one.response for number, one in enumerate(kept) if _is_long(one.response)}
+        said = {name: [text for text in texts if _is_long(text)] for name, texts in evaluations.items()}
+        told = leaks_among(answers, said, config.leaks, "people's answers")
         kept = [seed for number, seed in enumerate(kept) if str(number) not in told]
     if not kept:
         if config.held_out:
@@ -74,14 +76,13 @@ def select_seeds(
         "held_out": len(seeds.held_out),
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,
+        "file": Path(str(file.path)).name,
     }
 
 
-def _long_answers(demonstrations: Sequence[Demonstration]) -> dict[str, str]:
-    """Answers by their place, without those that many give, as "Yes"."""
-    answers = {str(number): one.response for number, one in enumerate(demonstrations)}
-    return {place: answer for place, answer in answers.items() if len(words(answer)) >= _LEAST_WORDS}
+def _is_long(text: str) -> bool:
+    return length_in_words(words(text)) >= _LEAST_WORDS
 
 
-DEMONSTRATIONS = Stage("demonstrations", 3, partial(select_seeds, record=Demonstration))
-RATINGS = Stage("ratings", 3, partial(select_seeds, record=Rating))
+DEMONSTRATIONS = Stage("demonstrations", 4, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", 4, partial(select_seeds, record=Rating))

@@ -11,7 +11,7 @@ from selfreward.hygiene.contamination import find_leaks
 from selfreward.hygiene.diversity import self_bleu
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import find_personal, redact
-from selfreward.hygiene.similar import SimilarTexts, resemblance, triples
+from selfreward.hygiene.similar import SimilarTexts, resemblance, triples, words
 
 WORDS = st.lists(
     st.sampled_from(["one", "two", "three", "four", "five", "six", "seven", "eight"]), min_size=1, max_size=30
@@ -202,3 +202,24 @@ def test_embeddings_of_copies_are_not_apart(tiny_model: object) -> None:
     assert other["mean_distance"] > 0
     assert 0 <= other["cluster_evenness"] <= 1
     assert embedding_metrics(texts[:7], str(tiny_model)) == {}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "asked"),
+    [
+        ("光合成について分かりやすく説明してください。", "量子力学について分かりやすく説明してください。"),
+        ("什么是爱情？", "请写一篇关于什么是爱情的文章。"),
+        ("请根据以下文章内容回答下列问题：甲", "请根据以下文章内容回答下列问题：乙丙丁戊"),
+    ],
+)
+def test_a_phrase_of_a_script_without_spaces_is_no_leak(held_out: str, asked: str) -> None:
+    assert not find_leaks({"asked": asked}, {"held_out": [held_out]}, 13, 0.8)
+
+
+def test_a_prompt_of_a_script_without_spaces_is_one_inside_another() -> None:
+    held_out = "写一个关于学会游泳的猫的短篇故事。"
+    assert find_leaks({"asked": f"请用一百个字{held_out}"}, {"held_out": [held_out]}, 13, 0.8)
+
+
+def test_letters_with_signs_of_their_own_are_one_word() -> None:
+    assert words("हिन्दी में लिखो") == ["हिन्दी", "में", "लिखो"]
