@@ -6,7 +6,10 @@ import re
 from decimal import Decimal
 
 _NUMBER = re.compile(r"(?:(?<![\w.)])[-+]\$?)?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
-_STATES = re.compile(r"(?:answer[\s*_]*(?:is|:|=)|####)[\s*_$:=]*", re.IGNORECASE)
+_STATES = re.compile(r"(?:answer[\s*_]*(?:is\b|:|=)|####)[\s*_$:=]*", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:is\s+not|isn['\u2019]t)[\s*_$]*(?=[-+\d])[-+]?[\d.,]*\d", re.IGNORECASE)
+_GOES_ON = re.compile(r"\s*[-+*/\u00d7\u00f7]\s*\$?\d")
+_ENCLOSED = re.compile(r"[(\[]\s*(\w+)\s*[)\]]")
 _SENTENCE_END = re.compile(r"[.!?](?!\s?\d)|\n")
 _MINUS = "\N{MINUS SIGN}"
 
@@ -20,13 +23,14 @@ def holds(text: str, answer: str) -> bool:
     """Whether a text comes to this answer.
 
     A text states it after "answer is", "answer:" or "####": of a number the last such place where one follows counts,
-    and of a sum what it comes to. Else its last number is looked at, or its last line where the answer is no number.
-    Numbers are compared as numbers, words without case.
+    and of a sum what it comes to: one that is left open comes to nothing. Else its last number is looked at, or its
+    last line where the answer is no number. What a text says that it is not does not count. Numbers are compared as
+    numbers, words without case.
     """
-    stated = _STATES.split(text)
+    stated = _STATES.split(text := _DENIED.sub("", text))
     wanted = _numbers(answer)
     if len(wanted) == 1 and not re.search(r"[^\W\d]", answer):
-        found = [numbers[0] for part in stated[1:] if (numbers := _numbers(_conclusion(part)))]
+        found = [number for part in stated[1:] for number in _first_number(_conclusion(part))]
         return (found or _numbers(text))[-1:] == wanted
     lines = stated[-1].strip().splitlines() or [""]
     said = _plain(lines[0] if stated[1:] else lines[-1])
@@ -38,9 +42,19 @@ def _conclusion(stated: str) -> str:
     return _SENTENCE_END.split(stated, maxsplit=1)[0].rsplit("=", 1)[-1]
 
 
+def _first_number(text: str) -> list[Decimal | None]:
+    """The first number, where there is one; None for one with which a sum begins."""
+    text = text.replace(_MINUS, "-")
+    if not (first := _NUMBER.search(text)):
+        return []
+    return [None if _GOES_ON.match(text, first.end()) else _numbers(first[0])[0]]
+
+
 def _numbers(text: str) -> list[Decimal]:
     return [Decimal(re.sub(r"[,$]", "", number)) for number in _NUMBER.findall(text.replace(_MINUS, "-"))]
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(r"[*_`\"'()\[\]]", " ", text).casefold().split()).rstrip(".! ")
+    plain = " ".join(re.sub(r"[*_`\"']", " ", text).casefold().split()).rstrip(".! ")
+    enclosed = _ENCLOSED.fullmatch(plain)  # "(B)", but of an interval the brackets say something
+    return enclosed[1] if enclosed else plain
