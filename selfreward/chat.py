@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from selfreward.errors import ModelError
 from selfreward.pretrained import load
 
-_DAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro +%}"
+_DAY = datetime(2024, 7, 26)
+_ON_THAT_DAY = "".join(f"|replace('%{part}', '{_DAY.strftime(f'%{part}')}')" for part in "aAbBdDeFHIjmMpSuUwyYZ")
+_DATED = f"{{%- macro strftime_now(format) -%}}{{{{ format{_ON_THAT_DAY} }}}}{{%- endmacro +%}}"
 """Put before a template that names today's date: a prompt must not depend on the day on which it is asked."""
 
 
@@ -37,7 +40,7 @@ class Chat:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         own: str = self.tokenizer.get_chat_template()
-        self._template = _DAY + own if "strftime_now" in own else own
+        self._template = _DATED + own if "strftime_now" in own else own
         # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
         self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)

@@ -106,4 +106,4 @@ def _metrics(candidates: Sequence[Candidate]) -> Metrics:
     }
 
 
-CANDIDATES = Stage("candidates", 3, sample)
+CANDIDATES = Stage("candidates", 4, sample)

@@ -70,9 +70,9 @@ def test_a_message_is_rendered_by_the_models_own_template_up_to_where_its_answer
 
 
 def test_a_template_that_names_today_names_the_same_day_on_every_day(tmp_path: Path) -> None:
-    dated = "{% if strftime_now is defined %}On {{ strftime_now('%d %B %Y') }}:\n{% endif %}" + TEMPLATE
+    dated = "{% if strftime_now is defined %}On {{ strftime_now('%Y-%m-%d') }}:\n{% endif %}" + TEMPLATE
     chat = Chat(save(byte_level(split_digits=True), tmp_path, template=dated))
-    assert chat.tokenizer.decode(chat.render("Hi")).startswith("On 26 Jul 2024:\n<|start|>user\nHi<|end|>")
+    assert chat.tokenizer.decode(chat.render("Hi")).startswith("On 2024-07-26:\n<|start|>user\nHi<|end|>")
 
 
 def test_an_answer_is_decoded_without_control_tokens_or_space_around_it(chat: Chat) -> None:
