@@ -30,10 +30,12 @@ _DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
 
 @dataclass(frozen=True)
 class ParityIdentity(Identity):
-    """Which engine is held against training, and how far it may be off, in nats a token; None: as rounding allows."""
+    """Which engine is held against training, and how far it may be off, in nats a token; None: as rounding allows.
+    `server` is the address of a further one and what it calls its model: two servers may run two models."""
 
     engine: EngineIdentity
     limit: float | None
+    server: tuple[str | None, str | None] | None = None
 
 
 def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools, *, role: Role) -> Metrics:
@@ -58,7 +60,7 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
         lambda _, tokens: work.advance(0, tokens),
     )
     engine, training = _flat(found), _flat([answer.logprobs for answer in scored])
-    share = adapter_share(engine, training, _flat([answer.logprobs for answer in probe])) if probe else None
+    share = adapter_share(engine, training, _flat([a.logprobs for a in probe])) if probe and adapter else None
     off = np.abs(engine - training)
     most = allowed(config.limit, tools.cfg.model.dtype, rounding)
     key = settings_key(engine_name(tools.cfg, role))
@@ -115,7 +117,7 @@ def allowed(limit: float | None, dtype: str, rounding: float) -> float:
 def _check(key: str, engine: EngineIdentity, policy: Artifact, off: float, most: float, share: Share | None) -> None:
     where = f"{key}.kind={engine.kind}"
     mend = "mend that"
-    if key != "engine":
+    if key != "engine" and engine.kind == "server":
         mend = f"name the tokenizer of a model of its own as {key}.tokenizer"
     elif engine.merge_adapter:
         mend = "set engine.merge_adapter=false"

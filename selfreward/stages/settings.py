@@ -55,7 +55,9 @@ class StageSettings:
         return {} if engine_settings(self.cfg, role).is_outside else policies
 
     def parity(self, role: Role) -> ParityIdentity:
-        return ParityIdentity(self.engine(role), engine_settings(self.cfg, role).parity_limit)
+        settings = engine_settings(self.cfg, role)
+        server = None if role == "sampling" else (settings.base_url, settings.model)
+        return ParityIdentity(self.engine(role), settings.parity_limit, server)
 
     @property
     def candidates(self) -> CandidatesIdentity:
@@ -79,6 +81,19 @@ class StageSettings:
 
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False) -> SeedsIdentity:
         return seeds_identity(key, file, self.cfg.data, self.leaks, held_out=held_out)
+
+    def measured_by(self) -> dict[str, SeedsIdentity]:
+        """What people wrote that nobody learns from, by the name of the artifact."""
+        cfg, found = self.cfg, dict[str, SeedsIdentity]()
+        if cfg.people.path:
+            found["people"] = self.seeds("people", cfg.people)
+        elif cfg.tuning.ratings.held_out and cfg.evaluation.judge != "independent":
+            found["people"] = self.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
+        if cfg.tuning.demonstrations.path and cfg.tuning.demonstrations.held_out:
+            found["demonstrations_held_out"] = self.seeds(
+                "tuning.demonstrations", cfg.tuning.demonstrations, held_out=True
+            )
+        return found
 
     @property
     def chunks(self) -> ChunksIdentity:
@@ -118,18 +133,20 @@ class StageSettings:
     def document_prompts(self, iteration: int) -> DocumentPromptsIdentity:
         return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
 
-    @property
-    def new_prompts(self) -> NewPromptsIdentity:
+    def new_prompts(self, wanted: int) -> NewPromptsIdentity:
         leaks = dataclasses.replace(
             self.leaks, contamination="drop"
         )  # what a policy wrote can't be taken out by people
         generation = only(self.cfg.generation, new_prompts.SETTINGS)
-        return NewPromptsIdentity(generation, leaks, self.cfg.prompts.per_iteration)
+        return NewPromptsIdentity(generation, leaks, wanted)
 
     @property
     def tuning(self) -> TuneIdentity:
         texts = _judged_by() if "ratings" in self.cfg.tuning.learned else ()
-        return TuneIdentity(self.cfg.tuning.in_use, self.cfg.train.lora, texts)
+        in_use = self.cfg.tuning.in_use
+        if "verdicts" in in_use:
+            in_use["verdicts"] = self.cfg.verdicts
+        return TuneIdentity(in_use, self.cfg.train.lora, texts)
 
     @property
     def grader(self) -> TuneIdentity:

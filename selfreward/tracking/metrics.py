@@ -12,8 +12,9 @@ from selfreward.store import Artifact, Cost, Manifest
 Iteration = Mapping[str, Artifact]
 """An iteration's artifacts by the names of the loop: source, prompts, candidates, judgements, pairs, references,
 policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's answers are
-kept for it, agreement and imitation. Iteration 0 has policy, parity, those of the evaluation, and what policy 0 comes
-from: chunks, rephrasings, pretrained, demonstrations, ratings."""
+kept for it, agreement and imitation. Iteration 0 has policy, parity, those of the evaluation, what policy 0 comes from
+(chunks, rephrasings, pretrained, demonstrations, ratings), what is measured by (people, grader), and of further engines
+judge_parity and evaluation_parity."""
 
 GIB = 1 << 30
 
@@ -31,7 +32,10 @@ _NAMES = {
         "rejected_tokens",
         "longer_chosen_share",
     ),
-    "parity": ("difference", "largest_difference", "rounding", "adapter_share"),
+    **dict.fromkeys(
+        ("parity", "judge_parity", "evaluation_parity"),
+        ("difference", "largest_difference", "rounding", "adapter_share"),
+    ),
     "evaluation": (
         "mean_score",
         "parse_failure_rate",
@@ -61,6 +65,7 @@ _NAMES = {
         "agreement_alike_low",
         "agreement_alike_high",
         "longer_agreement_alike",
+        "unscored",
     ),
 }
 

@@ -161,3 +161,16 @@ def test_a_further_engine_whose_tokenizer_is_not_named_must_run_the_run_s_model(
         run_loop(tiny_config)
     tiny_config.engines["theirs"].parity_limit = 6.0
     assert run_loop(tiny_config)[0][f"{role}_parity"].metrics["difference"] == pytest.approx(5, abs=0.01)
+
+
+def test_of_two_servers_each_is_held_against_training(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def served(host: Host, key: str, engine: EngineConfig) -> HFEngine:
+        kind = Other if engine.base_url == "http://wrong/v1" else HFEngine
+        return kind(host.models(), 64, 2048, merge_adapter=False)
+
+    monkeypatch.setitem(ENGINES, "server", served)
+    for name in ("right", "wrong"):
+        tiny_config.engines[name] = EngineConfig(kind="server", base_url=f"http://{name}/v1")
+    tiny_config.judge.engine, tiny_config.evaluation.engine = "right", "wrong"
+    with pytest.raises(ParityError, match=r"^engines\.wrong\.kind=server: "):
+        run_loop(tiny_config)
