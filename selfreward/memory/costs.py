@@ -159,9 +159,7 @@ class Costs:
         if self.cfg.documents.path:
             told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
-        merges = any(engine.merge_adapter for engine in all_engines(self.cfg).values())
-        kept = {"weights without adapter": self._adapted_bytes} if merges else {}
-        return max(kinds, key=lambda parts: sum(parts.values())) | kept
+        return max(kinds, key=lambda parts: sum(parts.values())) | self._unmerged
 
     @property
     def blocked_weights(self) -> int:
@@ -178,7 +176,14 @@ class Costs:
             "keys and values": self.cache_bytes(rows * self._scored),
             "activations": self._forward_bytes(max(tokens, self._scored), rows * self._scored**2),
             "head chunk": 2 * CHUNK_BYTES[self.kind] + self._sharpened_bytes(self._chunk_rows),
+            **self._unmerged,
         }
+
+    @property
+    def _unmerged(self) -> Parts:
+        """What is kept of the weights where an engine folds the adapter into them."""
+        merges = any(engine.merge_adapter for engine in all_engines(self.cfg).values())
+        return {"weights without adapter": self._adapted_bytes} if merges else {}
 
     def cache_bytes(self, tokens: int) -> int:
         """Keys and values of so many tokens."""

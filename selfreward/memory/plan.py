@@ -14,6 +14,7 @@ from typing import Any
 from selfreward import cap
 from selfreward.cap import GIB
 from selfreward.config import RunConfig
+from selfreward.engines.base import SHORTEN
 from selfreward.errors import ConfigError
 from selfreward.memory.costs import Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
@@ -183,8 +184,7 @@ class Plan:
         others = sum(self.costs.serving(concurrency).values())
         left = int(self.limit_gb * GIB) - others
         if left < one:
-            shorter = "lower sampling.max_prompt_tokens"
-            remedy = shorter if self._is_small else f"set {self.limit_key}={tenth_up(others + one):g}, or {shorter}"
+            remedy = SHORTEN if self._is_small else f"set {self.limit_key}={tenth_up(others + one):g}, or {SHORTEN}"
             raise self._over(f"a vLLM server needs {tenth_up(others + one):g} GiB", remedy)
         return min(left, concurrency * one)
 

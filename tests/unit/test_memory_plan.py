@@ -274,6 +274,7 @@ def test_a_merged_adapter_needs_the_weights_a_second_time() -> None:
     costs = Plan(tiny(), short(train__reference="policy_0", engine__merge_adapter=True), "cpu").costs
     layers = 2 * (32 * 32 + 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)  # queries, outputs, keys and values, feed-forward
     assert costs.sampling(8)["weights without adapter"] == 4 * layers
+    assert costs.scoring(512)["weights without adapter"] == 4 * layers  # log-probabilities are taken with it merged
     assert "weights without adapter" not in Plan(tiny(), short(), "cpu").costs.sampling(8)
 
 
