@@ -14,15 +14,13 @@ from typing import Any
 
 import psutil
 
+from selfreward.cgroup import limits
 from selfreward.errors import OutOfMemoryError, first_line
 from selfreward.group import local_processes
 
 GIB = 1 << 30
 CONTEXT_GIB = 0.75
 """What a process takes of a GPU before its first tensor (CUDA's context and kernels), in GiB; an upper estimate."""
-
-
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -68,13 +66,10 @@ def available_gb(device: str) -> float:
     return (free + torch.cuda.memory_reserved()) / GIB
 
 
-def main_memory(limit: Path = _CONTAINER_LIMIT) -> int:
-    """Bytes of the machine's main memory, or what its container may have of it."""
-    total = psutil.virtual_memory().total
-    try:
-        return min(total, int(limit.read_text()))
-    except (OSError, ValueError):  # no such file, or "max": no limit
-        return total
+def main_memory() -> int:
+    """Bytes of the machine's main memory, or what this process's container or batch job may have of it."""
+    allowed = [int(limit) for limit in limits("memory.max") if limit.strip().isdigit()]  # else "max": no limit
+    return min([psutil.virtual_memory().total, *allowed])
 
 
 def check_resident(ram_gb: float | None) -> None:

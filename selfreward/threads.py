@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+from contextlib import suppress
 
 import psutil
 
+from selfreward.cgroup import limits
 from selfreward.group import local_processes
-
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def set_threads() -> None:
@@ -30,14 +29,13 @@ def threads_each(processes: int) -> int:
     return max(usable_cores() // processes, 1)
 
 
-def usable_cores(quota: Path = _QUOTA) -> int:
+def usable_cores() -> int:
     """Physical cores, at most those this process is bound to and the share of time that its container has."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cores = min(cores, len(os.sched_getaffinity(0)))
-    try:
-        time, period = quota.read_text().split()
-        cores = min(cores, math.ceil(int(time) / int(period)))
-    except (OSError, ValueError):
-        pass  # no such file, or "max": no quota
+    for quota in limits("cpu.max"):
+        with suppress(ValueError):  # "max": no quota
+            time, period = map(int, quota.split())
+            cores = min(cores, math.ceil(time / period))
     return max(cores, 1)

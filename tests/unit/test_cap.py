@@ -6,7 +6,6 @@ import gc
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -228,9 +227,12 @@ def test_measuring_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("written", "least"), [("1048576\n", True), ("max\n", False), (None, False)])
-def test_a_container_s_limit_counts_as_the_machine_s_memory(tmp_path: Path, written: str | None, least: bool) -> None:
-    file = tmp_path / "memory.max"
-    if written is not None:
-        file.write_text(written)
-    assert main_memory(file) == (1048576 if least else psutil.virtual_memory().total)
+@pytest.mark.parametrize(
+    ("written", "least"),
+    [(["1048576\n"], 1048576), (["max\n", "4096\n", "8192\n"], 4096), (["max\n"], None), ([], None)],
+)
+def test_the_least_limit_of_a_container_counts_as_the_machine_s_memory(
+    monkeypatch: pytest.MonkeyPatch, written: list[str], least: int | None
+) -> None:
+    monkeypatch.setattr("selfreward.cap.limits", lambda name: written if name == "memory.max" else [])
+    assert main_memory() == (least or psutil.virtual_memory().total)
