@@ -72,12 +72,18 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """An answer and what people thought of it, `score` from 0 to 5."""
+    """An answer and what people thought of it, `score` from 0 to 5. A `group` is what answers share that were ranked
+    with each other alone: their scores say nothing beside those of another group."""
 
     prompt_id: str
     prompt: str
     response: str
     score: float
+    group: str = ""
+
+    def is_comparable(self, other: Rating) -> bool:
+        """Whether people's scores tell which of two answers to a prompt is better."""
+        return self.group == other.group and self.score != other.score
 
 
 @dataclass(frozen=True, slots=True)

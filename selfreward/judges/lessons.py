@@ -51,12 +51,12 @@ def written_lesson(rating: Rating, chat: Chat) -> Lesson:
 
 def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) -> list[Lesson]:
     """Of an evaluation's duels: which of two answers is better, in both orders. At most `most`, with no more of a
-    prompt than it takes; what people scored alike is left out."""
+    prompt than it takes; what people scored alike, or never compared, is left out."""
     choices = chat.choices(pairwise.OPENING, ["A", "B"])
     by_prompt: defaultdict[str, list[Rating]] = defaultdict(list)
     for rating in Random(seed).sample(ratings, len(ratings)):
         by_prompt[rating.prompt_id].append(rating)
-    pairs = [[pair for pair in combinations(some, 2) if pair[0].score != pair[1].score] for some in by_prompt.values()]
+    pairs = [[pair for pair in combinations(some, 2) if pair[0].is_comparable(pair[1])] for some in by_prompt.values()]
     in_turn = [
         pair for some in zip_longest(*pairs) for pair in some if pair
     ]  # a prompt's second after all prompts' first
@@ -73,7 +73,8 @@ def balanced(ratings: Sequence[Rating], most: int | None, seed: int) -> list[Rat
     """Of each rounded score as many as of any other, as far as there are so many, in the order that the seed gives; at
     most `most` in all.
 
-    No more of a score than there are of the one that is second rarest: the rarest may be missing nearly altogether.
+    No more in all than if there were of each as many as of the second rarest: the rarest may be missing nearly
+    altogether.
     """
     by_score: defaultdict[int, list[Rating]] = defaultdict(list)
     for rating in Random(seed).sample(ratings, len(ratings)):

@@ -27,6 +27,9 @@ _VERDICT = re.compile(
     r"^\W*(?:total )?score\W*:[\s*_(\[<]*(\d+(?:\.\d+)?)\W*(?:(?:/|out of)\s*5)?\W*$", re.IGNORECASE | re.MULTILINE
 )
 
+_MAY_GO_ON = re.compile(r"\.?|\W*/\s*")
+"""After a number that a reply ends in: "Score: 4" may have become 4.5, and "Score: 4/" out of 10."""
+
 
 def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
     """A judgement for each candidate. Equal answers to a prompt are judged once, so that they tie exactly."""
@@ -49,8 +52,8 @@ def parse(reply: str, *, finished: bool = True) -> float:
     verdicts = list(_VERDICT.finditer(reply))
     if not verdicts:
         raise VerdictError("the reply states no score")
-    if not finished and verdicts[-1].end() == len(reply):
-        raise VerdictError("the reply is cut off in its verdict")  # "Score: 4" may have become "Score: 4.5"
+    if not finished and _MAY_GO_ON.fullmatch(reply, verdicts[-1].end(1)):
+        raise VerdictError("the reply is cut off in its verdict")
     score = float(verdicts[-1][1])
     if not 0 <= score <= HIGHEST:
         raise VerdictError(f"the reply states {score:g}, which is not between 0 and {HIGHEST}")

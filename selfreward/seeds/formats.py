@@ -178,7 +178,8 @@ def _ranked(prompt: str, texts: Sequence[str], ranks: Sequence[float]) -> list[R
     if len(order) < 2:
         raise RowError("ranks all answers alike")
     scores = [HIGHEST * (1 - order.index(rank) / (len(order) - 1)) for rank in ranks]
-    return [_rating(prompt, text, score) for text, score in zip(texts, scores, strict=True)]
+    group = prompt_id("\n".join(sorted(texts)))
+    return [_rating(prompt, text, score, group) for text, score in zip(texts, scores, strict=True)]
 
 
 def _scaled(score: float, cfg: SeedFileConfig) -> float:
@@ -198,8 +199,8 @@ def _demonstration(prompt: str, response: str) -> Demonstration:
     return Demonstration(prompt_id(prompt), prompt, response)
 
 
-def _rating(prompt: str, response: str, score: float) -> Rating:
-    return Rating(prompt_id(prompt), prompt, response, score)
+def _rating(prompt: str, response: str, score: float, group: str = "") -> Rating:
+    return Rating(prompt_id(prompt), prompt, response, score, group)
 
 
 FORMATS: Mapping[str, Format] = {

@@ -78,18 +78,23 @@ def _read(
 
 
 def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:
-    known: set[tuple[str, str]] = set()
-    scores: defaultdict[tuple[str, str], set[float]] = defaultdict(set)
+    known: set[tuple[str, ...]] = set()
+    scores: defaultdict[tuple[str, ...], set[float]] = defaultdict(set)
     for _, seed in read:
         if isinstance(seed, Rating):
-            scores[seed.prompt_id, seed.response].add(seed.score)
+            scores[_key(seed)].add(seed.score)
     for place, seed in read:
         if max(len(seed.prompt), len(seed.response)) > most:
             skipped.add(too_long(most), place)
-        elif len(scores[seed.prompt_id, seed.response]) > 1:
+        elif len(scores[_key(seed)]) > 1:
             skipped.add("is rated in two ways", place)
-        elif (seed.prompt_id, seed.response) in known:
+        elif _key(seed) in known:
             skipped.add("is there already", place)
         else:
-            known.add((seed.prompt_id, seed.response))
+            known.add(_key(seed))
             yield place, seed
+
+
+def _key(seed: Demonstration | Rating) -> tuple[str, ...]:
+    """What is the same of an answer that stands in a file twice; one may be ranked in several groups."""
+    return seed.prompt_id, seed.response, seed.group if isinstance(seed, Rating) else ""

@@ -89,14 +89,14 @@ def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: 
 
 
 def rated_pairs(ratings: Sequence[Rating], scores: Sequence[float | None]) -> list[RatedPair]:
-    """All two answers to a prompt that people did not think equal, and that have a score both."""
+    """All two answers to a prompt that people compared and did not think equal, and that have a score both."""
     scored = [(rating, score) for rating, score in zip(ratings, scores, strict=True) if score is not None]
     scored.sort(key=lambda both: both[0].prompt_id)
     pairs: list[RatedPair] = []
     for _, group in groupby(scored, key=lambda both: both[0].prompt_id):
         for one, other in combinations(group, 2):
             better, worse = (one, other) if one[0].score > other[0].score else (other, one)
-            if better[0].score != worse[0].score:
+            if better[0].is_comparable(worse[0]):
                 begun = first_message(better[0].prompt)
                 pairs.append(RatedPair(begun, better[0].response, worse[0].response, better[1], worse[1]))
     return pairs
@@ -124,4 +124,4 @@ def _candidate(rating: Rating, index: int) -> Candidate:
     return Candidate(rating.prompt_id, rating.prompt, index, rating.response, [], [], [], finished=True)
 
 
-AGREEMENT = Stage("agreements", 2, agreement)
+AGREEMENT = Stage("agreements", 3, agreement)

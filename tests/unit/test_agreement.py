@@ -18,6 +18,13 @@ def test_a_pair_is_of_one_prompt_the_better_answer_first_and_none_that_people_fi
     assert [(pair.better, pair.worse, pair.agrees) for pair in pairs] == [("high", "low", 1.0), ("as high", "low", 0.0)]
 
 
+def test_answers_that_people_ranked_apart_are_no_pair() -> None:
+    rated = [
+        Rating("a", "a?", text, score, group) for text, score, group in (("A", 5, "1"), ("B", 0, "1"), ("D", 0, "2"))
+    ]
+    assert [(pair.better, pair.worse) for pair in rated_pairs(rated, [1.0, 2.0, 3.0])] == [("A", "B")]
+
+
 def test_a_judge_that_can_not_tell_is_half_right_and_one_without_a_score_is_not_asked() -> None:
     rated = ratings("a", ("low", 1), ("high", 5), ("middle", 3))
     pairs = rated_pairs(rated, [2.0, 2.0, None])

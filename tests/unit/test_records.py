@@ -13,18 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfreward import records
 from selfreward.records import (
     Candidate,
     Comparison,
-    Judgement,
-    PreferencePair,
     Prompt,
     from_table,
     schema,
     to_table,
 )
 
-RECORDS = [Prompt, Candidate, Judgement, PreferencePair, Comparison]
+RECORDS = [kind for kind in vars(records).values() if dataclasses.is_dataclass(kind)]
 VALUES = {
     str: st.text(),
     int: st.integers(-(2**63), 2**63 - 1),
@@ -33,6 +32,7 @@ VALUES = {
     list[int]: st.lists(st.integers(0, 200_000), max_size=5),
     list[float]: st.lists(st.floats(allow_nan=False), max_size=5),
     list[str]: st.lists(st.text(), max_size=3),
+    int | None: st.none() | st.integers(-(2**63), 2**63 - 1),
     float | None: st.none() | st.floats(allow_nan=False),
 }
 
@@ -63,7 +63,13 @@ def test_only_what_may_be_missing_is_nullable() -> None:
     nullable = {
         f"{record.__name__}.{column.name}" for record in RECORDS for column in schema(record) if column.nullable
     }
-    assert nullable == {"Judgement.score", "Judgement.score_mass", "Comparison.score"}
+    assert nullable == {
+        "Judgement.score",
+        "Judgement.score_mass",
+        "Comparison.score",
+        "Rephrasing.numbers",
+        "Rephrasing.names",
+    }
 
 
 def test_lists_hold_no_nulls() -> None:

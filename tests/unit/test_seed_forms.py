@@ -80,7 +80,9 @@ def test_hh(tmp_path: Path) -> None:
 
     longer = turn("Red.\n\nHuman: Another.\n\nAssistant: Blue.")
     path = jsonl(tmp_path, {"chosen": turn("Red."), "rejected": turn("Stone.")}, {"chosen": longer, "rejected": longer})
-    assert scores(ratings(path, format="hh")) == {"Red.": 5.0, "Stone.": 0.0}
+    read = ratings(path, format="hh")
+    assert scores(read) == {"Red.": 5.0, "Stone.": 0.0}
+    assert len({seed.group for seed in read.train}) == 1
     assert [seed.response for seed in demonstrations(path, format="hh").train] == ["Red."]
 
 

@@ -168,6 +168,8 @@ def test_a_judges_own_words_state_no_verdict_that_could_be_read_back(text: str) 
 
 
 def test_a_verdict_that_was_cut_off_is_none_and_one_before_the_cut_stays() -> None:
-    with pytest.raises(VerdictError, match="cut off in its verdict"):
-        parse("It is clear.\nScore: 4", finished=False)  # it may have become "Score: 4.5"
-    assert parse("Score: 4\nFor it is", finished=False) == 4
+    for verdict in ("Score: 4", "Score: 4.", "Score: 4/", "**Score:** 4 / "):  # 4.5, or 4 out of 10
+        with pytest.raises(VerdictError, match="cut off in its verdict"):
+            parse(f"It is clear.\n{verdict}", finished=False)
+    for whole in ("Score: 4\nFor it is", "Score: 4/5", "**Score: 4**"):
+        assert parse(whole, finished=False) == 4
