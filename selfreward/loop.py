@@ -56,7 +56,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     source = store.tools.pool.source
     model = store.run(SEED_POLICY, SeedPolicyIdentity(identity))
     held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
-    people = _people(stages, store, held_out)
+    people = _people(stages, store)
     evaluated = {"held_out": held_out, **people}
     measured = stages.parity("sampling")
     probe = store.run(PARITY, measured, {"policy": model, "prompts": held_out})
@@ -143,17 +143,11 @@ def _further_parity(stages: StageSettings, store: Store[Tools], parents: Mapping
     return found
 
 
-def _people(stages: StageSettings, store: Store[Tools], held_out: Artifact) -> Iteration:
+def _people(stages: StageSettings, store: Store[Tools]) -> Iteration:
     """What people wrote that nobody learns from: answers they rated, to hold the judge against, and answers they gave,
     to see how likely a policy finds them."""
-    cfg, apart = stages.cfg, {"held_out": held_out}
-    found: Iteration = {}
-    if cfg.people.path:
-        found["people"] = store.run(RATINGS, stages.seeds("people", cfg.people), apart)
-    if cfg.tuning.demonstrations.path and cfg.tuning.demonstrations.held_out:
-        kept = stages.seeds("tuning.demonstrations", cfg.tuning.demonstrations, held_out=True)
-        found["demonstrations_held_out"] = store.run(DEMONSTRATIONS, kept, {**apart, **found})
-    return found
+    kinds = {"people": RATINGS, "demonstrations_held_out": DEMONSTRATIONS}
+    return {name: store.run(kinds[name], identity) for name, identity in stages.measured_by().items()}
 
 
 def _independent_judge(
@@ -214,8 +208,8 @@ def _written(
     evaluated: Mapping[str, Artifact],
     earlier: list[Artifact],
 ) -> Iteration:
-    """New prompts as `source`, and the rounds that made them, until the iteration has its number. None holds what is
-    evaluated, and none comes twice.
+    """New prompts as `source`, and the rounds that made them, until the iteration has its number past the gate. None
+    holds what is evaluated, and none comes twice.
 
     Raises `GenerationError` where the rounds don't suffice.
     """
@@ -224,16 +218,23 @@ def _written(
     known = {"seeds": seeds, **{f"iteration_{t}": artifact for t, artifact in enumerate(earlier, start=1)}}
     evaluations = {f"{EVALUATION}{name}": artifact for name, artifact in evaluated.items()}
     rounds: Iteration = {}
+    wanted = cfg.prompts.per_iteration
     for number in range(cfg.generation.rounds):
         asked = {**known, "policy": writer}
         proposals = store.run(PROPOSALS, stages.proposals(iteration, number), asked, cfg.seed)
-        kept = store.run(NEW_PROMPTS, stages.new_prompts, {**known, "proposals": proposals, **evaluations})
+        kept = store.run(NEW_PROMPTS, stages.new_prompts(wanted), {**known, "proposals": proposals, **evaluations})
         rounds[f"proposals_{number}"] = proposals
-        if kept.metrics["prompts"] == cfg.prompts.per_iteration:
-            return {**rounds, "source": kept}
+        if kept.metrics["prompts"] == wanted:
+            through = store.run(GATE, stages.gate, {"prompts": kept, **evaluated}).metrics["prompts"]
+            if through == cfg.prompts.per_iteration:
+                return {**rounds, "source": kept}
+            wanted += cfg.prompts.per_iteration - through
         known["kept"] = rounds[f"kept_{number}"] = kept
-    counts = ", ".join(f"{count} {reason}" for reason, count in known["kept"].metrics["left_out"].items())
+    reasons = dict(known["kept"].metrics["left_out"])
+    if at_gate := wanted - cfg.prompts.per_iteration:
+        reasons["does not pass the gate"] = at_gate
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     raise GenerationError(
-        f"generation.rounds={cfg.generation.rounds}: {known['kept'].metrics['prompts']} of "
+        f"generation.rounds={cfg.generation.rounds}: {known['kept'].metrics['prompts'] - at_gate} of "
         f"{cfg.prompts.per_iteration} new prompts were kept ({counts}); raise it, or loosen the limits of generation"
     )

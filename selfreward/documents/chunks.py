@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“(\[]?[A-Z0-9])")
+_SENTENCE_END = re.compile(r"((?<=[.!?])\s+(?=[\"'“(\[]?[A-Z0-9])|(?<=[。！？])(?![」』”）])\s?(?=.))")
+"""What stands between two sentences; in Chinese and Japanese that is nothing."""
 
 
 def cut_document(text: str, most: int, count: Callable[[str], int]) -> list[str]:
@@ -25,10 +26,10 @@ def cut_document(text: str, most: int, count: Callable[[str], int]) -> list[str]
 def _pieces(text: str, most: int, count: Callable[[str], int]) -> Iterator[tuple[str, str]]:
     """Sentences, or parts of those that are too long, each with what stands between it and the one before it."""
     for paragraph in re.split(r"\n\s*\n", text.strip()):
-        separator = "\n\n"
-        for sentence in _SENTENCE_END.split(" ".join(paragraph.split())):
+        first, *others = _SENTENCE_END.split(" ".join(paragraph.split()))
+        yield from _fitting(first, "\n\n", most, count)
+        for separator, sentence in zip(others[::2], others[1::2], strict=True):
             yield from _fitting(sentence, separator, most, count)
-            separator = " "
 
 
 def _fitting(sentence: str, separator: str, most: int, count: Callable[[str], int]) -> Iterator[tuple[str, str]]:

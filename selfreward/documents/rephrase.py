@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from selfreward.errors import ConfigError
-from selfreward.generation.filters import closest
+from selfreward.generation.filters import greatest_rouge_l, tokens
 from selfreward.texts import fill, read_text
 
 STYLES = {name: read_text(__file__, f"{name}.txt") for name in ("easy", "medium", "hard", "question_answer")}
@@ -17,7 +17,9 @@ _COPY = 0.9  # ROUGE-L with the text
 _SHORTEST, _LONGEST = 0.2, 3.0  # words over those of the text
 _BEGIN = re.compile(r"^[ \t*_#]*\[text\](?!\()(?:[*_]+(?=\s|$))?[ \t:]*", re.I | re.M)  # as in the request
 _END = re.compile(r"[ \t*_#]*\[end of text\][ \t*_.]*$", re.I | re.M)
-_COURTESY = re.compile(r"^(?:sure|certainly|of course|okay|ok)\b(?:[^\n:]*:\s*\n+|[!.]\s+)", re.I)
+_COURTESY = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok)\b(?:[^\n:]*:\s*\n+|[!.]\s+|(?: thing)?[,!.]\s+(?=here\b|this is\b))", re.I
+)
 _ANNOUNCED = re.compile(
     r"^(?:here(?:['’]s| is| are)|this is|(?:the )?(?:rephrased|rewritten))\b"
     r"(?:[^\n:]*:\s*\n+|[^\n:]*\b(?:text|version|passage)[*_\"]*:\s*)",
@@ -64,7 +66,7 @@ def clean(reply: str) -> str:
 
 def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> str | None:
     """Why a rephrasing is not used; None for one that is."""
-    share = len(rephrased.split()) / max(len(text.split()), 1)
+    share = tokens(rephrased).total() / max(tokens(text).total(), 1)
     if not rephrased:
         return "is empty"
     if not finished:
@@ -75,7 +77,7 @@ def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> 
         return "is too long"
     if style == "question_answer" and not questions(rephrased):
         return "asks no question"
-    if closest(rephrased, [text])[0] >= _COPY:
+    if greatest_rouge_l(rephrased, [text]) >= _COPY:
         return "copies the text"
     return None
 

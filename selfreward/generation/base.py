@@ -38,6 +38,6 @@ class Way:
 def first_paragraph(reply: str) -> str:
     """What a policy wrote before it went on to something else, without marks around it."""
     text = reply.strip().split("\n\n")[0].strip()
-    while len(text) > 1 and (text[0], text[-1]) in _AROUND and (text[0] == "*" or text[0] not in text[1:-1]):
-        text = text[1:-1].strip()
+    while len(text) > 1 and (text[0], text[-1]) in _AROUND and text[0] not in (inside := text[1:-1]).strip("*"):
+        text = inside.strip()
     return text

@@ -12,22 +12,6 @@ from selfreward.config import GenerationConfig
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.similar import LETTER_AS_WORD, SimilarTexts
 
-REASONS = (
-    "is empty",
-    "is cut off",
-    "begins with a mark",
-    "has too few words",
-    "has too many words",
-    "has a keyword",
-    "is in another language",
-    "echoes what was shown",
-    "is there already",
-    "is a near duplicate",
-    "is close to another",
-)
-"""Why a prompt is left out, in the order that is looked at."""
-
-
 _UNSPACED = re.compile(f"[{LETTER_AS_WORD}]")
 _WORD = re.compile(rf"[{LETTER_AS_WORD}]|[^\W_{LETTER_AS_WORD}]+")
 
@@ -45,34 +29,31 @@ class PromptFilter:
         self._cfg = cfg
         self._echo = cfg.most_rouge if echo is None else echo
         self._lets_shown_pass = echo is not None
-        self._keywords = re.compile(
-            "|".join(rf"\b{re.escape(word.strip())}\b" for word in cfg.keywords.split(",") if word.strip()) or r"(?!)",
-            re.IGNORECASE,
-        )
+        keywords = [word.strip() for word in cfg.keywords.split(",") if word.strip()]
+        self._keywords = re.compile("|".join(map(_whole, keywords)) or r"(?!)", re.IGNORECASE)
         self._similar = SimilarTexts(cfg.resemblance)
         self._known: dict[str, None] = {}
         for text in known:
             self._add(text)
 
     def reason_against(self, text: str, shown: Sequence[str], *, finished: bool) -> str | None:
-        """One of `REASONS`; None for a prompt that is kept."""
-        cfg, words = self._cfg, text.split()
-        if not words:
+        """Why a prompt is left out, in words that end a sentence about it; None for one that is kept."""
+        cfg = self._cfg
+        if not text.strip():
             return "is empty"
         if not finished:
             return "is cut off"
-        if not text[0].isalnum() and text[0] not in "\"'(¿¡":
+        if not text[0].isalnum() and text[0] not in "\"'(¿¡“‘«„「『《":
             return "begins with a mark"
-        length = len(words) + len(_UNSPACED.findall(text))
-        if length < cfg.least_words:
+        if length(text) < cfg.least_words:
             return "has too few words"
-        if length > cfg.most_words:
+        if length(text) > cfg.most_words:
             return "has too many words"
         if self._keywords.search(text):
             return "has a keyword"
         if cfg.language and language(text) not in (cfg.language, UNKNOWN):
             return "is in another language"
-        if closest(text, shown)[0] >= self._echo:
+        if greatest_rouge_l(text, shown) >= self._echo:
             return "echoes what was shown"
         return self._repeats(text, shown)
 
@@ -83,7 +64,7 @@ class PromptFilter:
         nearest = self._similar.nearest(text)
         if nearest and nearest[0] in others:
             return "is a near duplicate"
-        if closest(text, others)[0] >= self._cfg.most_rouge:
+        if greatest_rouge_l(text, others) >= self._cfg.most_rouge:
             return "is close to another"
         self._add(text)
         return None
@@ -94,19 +75,22 @@ class PromptFilter:
             self._similar.add(_plain(text), text)
 
 
-def closest(text: str, others: Iterable[str]) -> tuple[float, str]:
-    """The greatest ROUGE-L (its F-measure, Lin 2004) of a text with any of the others, and which; 0 without others."""
+def length(text: str) -> int:
+    """Words of a text; in scripts without spaces between them each letter is one."""
+    return len(text.split()) + len(_UNSPACED.findall(text))
+
+
+def greatest_rouge_l(text: str, others: Iterable[str]) -> float:
+    """The greatest ROUGE-L (its F-measure, Lin 2004) of a text with any of the others; 0 without others."""
     own = tokens(text)
     # No more tokens can be in common in one order than in any; most others are passed over by that alone.
     bounds = sorted(((_bound(own, tokens(other)), other) for other in others), reverse=True)
-    best, found = 0.0, ""
+    greatest = 0.0
     for bound, other in bounds:
-        if bound <= best:
+        if bound <= greatest:
             break
-        score = _scorer().score(other, text)["rougeL"].fmeasure
-        if score > best:
-            best, found = score, other
-    return best, found
+        greatest = max(greatest, _scorer().score(other, text)["rougeL"].fmeasure)
+    return greatest
 
 
 class _Words:
@@ -132,6 +116,11 @@ def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def _whole(keyword: str) -> str:
+    """A pattern of a keyword as a word of its own, where its script has spaces between words."""
+    return re.escape(keyword) if _UNSPACED.search(keyword) else rf"(?<!\w){re.escape(keyword)}(?!\w)"
 
 
 def _plain(text: str) -> str:

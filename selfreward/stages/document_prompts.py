@@ -39,7 +39,8 @@ def ask_about(config: DocumentPromptsIdentity, parents: Mapping[str, Artifact], 
         if one.style == "question_answer" and not one.left_out
     ]
     in_turn = zip_longest(*Random(work.seed or 0).sample(about, len(about)))
-    prompts = [prompt for asked in in_turn for prompt in asked if prompt]
+    found = {prompt.prompt_id: prompt for asked in in_turn for prompt in asked if prompt}  # a text may stand twice
+    prompts = list(found.values())
     iterations = max(tools.cfg.iteration, config.iteration)  # what the last one lacks is said before the first begins
     if iterations * config.per_iteration > len(prompts):
         most = len(prompts) // iterations
@@ -62,4 +63,4 @@ def question_and_text(prompt: str) -> tuple[str, str]:
     return question, text
 
 
-DOCUMENT_PROMPTS = Stage("document_prompts", 2, ask_about)
+DOCUMENT_PROMPTS = Stage("document_prompts", 3, ask_about)

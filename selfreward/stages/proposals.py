@@ -12,12 +12,23 @@ from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ConfigError
 from selfreward.generation import WAYS
 from selfreward.generation.base import Ask
+from selfreward.generation.filters import length
 from selfreward.records import Prompt, Proposal
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
 
-SETTINGS = ("kind", "proposals", "examples", "generated_share", "operations", "temperature", "top_p", "max_new_tokens")
+SETTINGS = (
+    "kind",
+    "proposals",
+    "examples",
+    "generated_share",
+    "operations",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "most_words",
+)
 """What of the configuration proposals depend on."""
 
 _SHARD = 64
@@ -35,12 +46,21 @@ class ProposalsIdentity(Identity):
 
 
 def propose(config: ProposalsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Proposals of `parents["policy"]`, shown prompts of `parents["seeds"]` and of all other parents."""
+    """Proposals of `parents["policy"]`, shown prompts of `parents["seeds"]` and of all other parents, none of them
+    longer than a new one may be.
+
+    Raises `ConfigError` where there are none to show.
+    """
     cfg = GenerationConfig(**config.generation)
     way = WAYS[cfg.kind]
     seeds = [prompt.prompt for prompt in parents["seeds"].read(Prompt)]
     if not seeds:
         raise ConfigError("generation.kind", cfg.kind, "the source has no prompts to show; choose another for prompts")
+    shortest = min(map(length, seeds))
+    seeds = [text for text in seeds if length(text) <= cfg.most_words]
+    if not seeds:
+        remedy = f"the source has no prompt as short as that to show; raise it to {shortest} or more"
+        raise ConfigError("generation.most_words", cfg.most_words, remedy)
     others = [parent for name, parent in parents.items() if name not in ("seeds", "policy")]
     made = [prompt.prompt for parent in others for prompt in parent.read(Prompt)]
     engine = tools.engine_of("sampling")
@@ -75,4 +95,4 @@ def _proposal(text: str, reply: str, ask: Ask, *, finished: bool) -> Proposal:
     return Proposal(text, ask.shown, finished or len(reply.strip()) > len(text) + 2)
 
 
-PROPOSALS = Stage("proposals", 2, propose)
+PROPOSALS = Stage("proposals", 3, propose)

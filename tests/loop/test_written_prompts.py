@@ -38,6 +38,15 @@ def test_the_loop_goes_on_with_prompts_that_the_policy_wrote(writing: RunConfig,
     assert metrics["looked_at"] == len(written) + sum(metrics["left_out"].values())
 
 
+def test_what_the_gate_drops_is_written_anew(writing: RunConfig) -> None:
+    writing.generation.resemblance = writing.generation.most_rouge = 1.0
+    writing.gate.resemblance = 0.02  # of noise, texts that share one word triple are near
+    recorder = Recorder()
+    _, made = run_loop(writing, recorder)
+    assert made["prompts"].metrics["prompts"] == writing.prompts.per_iteration
+    assert made["source"].metrics["prompts"] >= made["prompts"].metrics["prompts"]
+
+
 def test_later_iterations_write_other_prompts_and_are_shown_the_earlier_ones(writing: RunConfig) -> None:
     writing.iteration, writing.generation.generated_share = 2, 1.0
     recorder = Recorder()

@@ -50,6 +50,12 @@ def test_a_sentence_that_is_too_long_is_cut_between_words() -> None:
     assert cut_document("a b c d e f g", 3, words) == ["a b c", "d e", "f g"]
 
 
+def test_sentences_of_chinese_end_at_their_own_marks_and_nothing_comes_between_them() -> None:
+    text = "猫会游泳。狗会跳吗？“会！”他说。"
+    assert cut_document(text, 10, len) == ["猫会游泳。狗会跳吗？", "“会！”他说。"]
+    assert "".join(cut_document(text, 4, len)) == text
+
+
 def test_a_word_that_is_too_long_by_itself_is_cut_too() -> None:
     assert cut_document("abcdefgh ij", 3, len) == ["ab", "cd", "ef", "gh", "ij"]
 

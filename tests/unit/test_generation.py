@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from selfreward.config import GenerationConfig
 from selfreward.errors import ConfigError
 from selfreward.generation import evolve, self_instruct
-from selfreward.generation.filters import REASONS, PromptFilter, closest
+from selfreward.generation.filters import PromptFilter, greatest_rouge_l
 from selfreward.records import Prompt, Proposal, Rating, prompt_id
 from selfreward.stages.leaks import LeaksIdentity
 from selfreward.stages.new_prompts import NEW_PROMPTS, SETTINGS, NewPromptsIdentity
@@ -29,7 +29,7 @@ MADE = ["Write a toast for a wedding in winter.", "List reasons to keep bees in 
 # Asking
 
 
-def test_eight_prompts_are_shown_and_a_share_of_them_was_made_before() -> None:
+def test_so_many_prompts_are_shown_as_are_asked_for_and_a_share_of_them_was_made_before() -> None:
     cfg = GenerationConfig(kind="self_instruct", examples=4, generated_share=0.5)
     asked = self_instruct.ask(cfg, SEEDS, MADE, Random(0))
     assert len(asked.shown) == 4
@@ -73,6 +73,7 @@ def test_an_operation_that_is_not_there_is_named(operations: str) -> None:
         ('"Name a river."', "Name a river."),
         ("Name a river.\n\nSure! The Nile.", "Name a river."),
         ("**Name a river.**", "Name a river."),
+        ("**Write** a poem about **love**", "**Write** a poem about **love**"),
         ('"To be" or "not to be"', '"To be" or "not to be"'),
         ("Fix this:\nI goes home.", "Fix this:\nI goes home."),
         ("  ", ""),
@@ -105,7 +106,6 @@ def reason(text: str, shown: Sequence[str] = (), *, finished: bool = True, **lim
 )
 def test_each_reason_to_leave_a_prompt_out(text: str, expected: str | None) -> None:
     assert reason(text) == expected
-    assert expected in (None, *REASONS)
 
 
 def test_a_near_duplicate_is_left_out_however_far_rouge_may_go() -> None:
@@ -135,7 +135,14 @@ def test_prompts_in_other_scripts_are_held_against_each_other_too(language: str,
     cfg = GenerationConfig(language=language)
     assert PromptFilter(cfg, [known], None).reason_against(new, [], finished=True) is None
     assert PromptFilter(cfg, [new], None).reason_against(known, [f"{known}!"], finished=True) == "echoes what was shown"
-    assert closest(known, [new, known]) == (1.0, known)
+    assert greatest_rouge_l(known, [new, known]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword"), [("请看图片回答这个问题。", "图片"), ("Write a class in C++ for me.", "c++")]
+)
+def test_a_keyword_is_found_in_any_script_and_with_any_signs(text: str, keyword: str) -> None:
+    assert reason(text, keywords=keyword, language=None) == "has a keyword"
 
 
 def test_a_word_that_holds_a_keyword_is_none() -> None:
@@ -161,9 +168,9 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]), max_size=8).ma
 
 
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=6))
-def test_the_closest_text_is_found_without_looking_at_all(text: str, others: list[str]) -> None:
+def test_the_greatest_rouge_l_is_found_without_looking_at_all(text: str, others: list[str]) -> None:
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
-    assert closest(text, others)[0] == max(scorer.score(other, text)["rougeL"].fmeasure for other in others)
+    assert greatest_rouge_l(text, others) == max(scorer.score(other, text)["rougeL"].fmeasure for other in others)
 
 
 # Rounds
