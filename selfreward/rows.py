@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +27,9 @@ Row = tuple[str, Callable[[], Any]]
 """Where a row stands, as people are told, and what reads it: that may raise `RowError`."""
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+_LOOKED_AT = 100
+"""Rows in which a column is looked for before its name is said to be wrong."""
 
 
 class RowError(SelfRewardError):
@@ -57,7 +63,7 @@ def collect(
     *,
     on_error: str,
     skipped: Skipped,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     origin: str = "",
 ) -> list[tuple[str, Made]]:
     """What `parse` makes of each row of `origin`, with its place. `columns` are those that a row must have, by the
@@ -66,34 +72,44 @@ def collect(
     A row for which it raises `RowError`, or that can't be read, stops everything where `on_error` is `raise`, and is
     counted in `skipped` where it is `skip`. One for which it raises `UnusedRowError` is counted.
 
-    Raises `DataError`, and `ConfigError` for a column that is not there, or a row would be blamed for a wrong name.
+    Raises `DataError`, and `ConfigError` for a column that none of the first rows has, or a row would be blamed for a
+    wrong name.
     """
     made: list[tuple[str, Made]] = []
-    present: dict[str, None] = {}
-    for place, read in rows:
+    rows = iter(rows)
+    first = list(islice(rows, _LOOKED_AT))
+    present = _columns(first)
+    for place, read in chain(first, rows):
         try:
-            row = read()
-            if isinstance(row, dict) and not made:
-                present |= dict.fromkeys(row)
-                if on_error == "raise":
-                    check_columns(present, columns or {}, origin)
-            made += [(place, thing) for thing in parse(row)]
+            made += [(place, thing) for thing in parse(read())]
         except UnusedRowError as error:
             skipped.add(str(error), place)
         except RowError as error:
             if on_error == "raise":
+                if not made:
+                    check_columns(present, columns or {}, origin)
                 remedy = "mend or remove it, or count such rows and go on: data.on_error=skip"
                 raise DataError(f"{place}: {error}; {remedy}") from error
             skipped.add(str(error), place)
-    if present and not made:
+    if not made:
         check_columns(present, columns or {}, origin)
     return made
 
 
+def _columns(rows: Iterable[Row]) -> dict[str, None]:
+    """All that any of the rows has; nothing where they have no columns."""
+    present: dict[str, None] = {}
+    for _, read in rows:
+        with suppress(RowError):
+            if isinstance(row := read(), dict):
+                present |= dict.fromkeys(row)
+    return present
+
+
 def check_columns(present: Collection[str], wanted: Mapping[str, str | None], origin: str) -> None:
-    """Raise `ConfigError` for a setting that names a column which `origin` has not; None names none."""
+    """Raise `ConfigError` for a setting that names a column which `origin`, if it has any, has not; None names none."""
     for key, column in wanted.items():
-        if column is not None and column not in present:
+        if present and column is not None and column not in present:
             raise ConfigError(key, column, f"{origin} has the columns {', '.join(present)}; name one of them")
 
 
@@ -128,9 +144,11 @@ def text_of(row: Any, column: str) -> str:
 def number_of(row: Any, column: str) -> float:
     """The number in a column. Raises `RowError` where there is none."""
     value = row.get(column) if isinstance(row, dict) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise RowError(f"{column} is no number")
-    return float(value)
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    raise RowError(f"{column} is no number")
 
 
 def list_of(row: Any, column: str) -> list[Any]:

@@ -19,7 +19,7 @@ from selfreward.store.identity import Identity, derive_seed
 COLUMN_KEYS = ("prompt_column", "category_column", "held_out_column", "answer_column")
 """The settings that name a column, in the order that `SourceIdentity` has them."""
 
-_NEEDED = ("prompt_column", "answer_column")
+_NEEDED = ("prompts.prompt_column", "prompts.answer_column")
 """Those that every row must have."""
 
 HELD_OUT_SEED = 0
@@ -57,7 +57,8 @@ class Pool:
     def check(self, count: int) -> None:
         """Raise `ConfigError` where there are not so many to train on."""
         if self.size == 0:
-            remedy = "none is left to train on; hold out fewer, or name a source with more"
+            fewer = f"mark fewer in {column}" if (column := self.source.held_out_column) else "hold out fewer"
+            remedy = f"none is left to train on; {fewer}, or name a source with more"
             raise ConfigError("prompts.held_out", len(self.held_out), remedy)
         if self.size is not None and self.size < count:
             have = f"there are {self.size} prompts to train on beside {len(self.held_out)} held out"
@@ -134,8 +135,6 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         row = {cfg.prompt_column: row} if isinstance(row, str) else row
         if isinstance(row, dict):
             present.update(dict.fromkeys(row))
-            if not found and data.on_error == "raise":  # else the row would be blamed for a name that is wrong
-                _check_columns(present, cfg, origin, _NEEDED)
         text = text_of(row, cfg.prompt_column)
         if len(text) > data.max_characters:
             raise UnusedRowError(too_long(data.max_characters))
@@ -147,9 +146,10 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         found[prompt.prompt_id] = prompt
         return [prompt]
 
-    collect(rows, take, on_error=data.on_error, skipped=skipped)
-    if present:
-        _check_columns(present, cfg, origin, COLUMN_KEYS)
+    named = {f"prompts.{key}": column for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True)}
+    needed = {key: named[key] for key in _NEEDED}
+    collect(rows, take, on_error=data.on_error, skipped=skipped, columns=needed, origin=origin)
+    check_columns(present, named, origin)
     if not found:
         raise ConfigError(source_key(cfg), origin, "holds no prompt; name a source with prompts in it")
     by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
@@ -184,11 +184,6 @@ def columns(cfg: PromptsConfig) -> tuple[str, str | None, str | None, str | None
 def listed(names: str) -> set[str]:
     """Names that are joined by commas."""
     return {name.strip() for name in names.split(",") if name.strip()}
-
-
-def _check_columns(present: Collection[str], cfg: PromptsConfig, origin: str, keys: Collection[str]) -> None:
-    named = zip(COLUMN_KEYS, columns(cfg), strict=True)
-    check_columns(present, {f"prompts.{key}": column for key, column in named if key in keys}, origin)
 
 
 def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:

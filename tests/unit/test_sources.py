@@ -262,6 +262,12 @@ def test_prompts_that_are_all_held_out_are_an_error_that_names_the_key() -> None
         pool_of(COLOURS, held_out=4).check(1)
 
 
+def test_a_first_row_that_lacks_a_column_is_named_and_not_the_column(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", [{"topic": "colours"}, {"prompt": "red"}])
+    with pytest.raises(DataError, match=r"^p.jsonl, line 1: has no prompt; mend or remove it"):
+        load(path)
+
+
 def test_a_column_that_marks_too_few_prompts_is_named_with_its_word(tmp_path: Path) -> None:
     rows = [{"prompt": "red", "split": "test"}, {"prompt": "green", "split": "held_out"}]
     path = jsonl(tmp_path / "p.jsonl", rows)
