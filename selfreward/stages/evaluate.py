@@ -162,4 +162,4 @@ def _comparison(
 
 
 TEXTS = (pairwise.QUESTION,)
-EVALUATE = Stage("evaluations", 8, evaluate)
+EVALUATE = Stage("evaluations", 9, evaluate)

@@ -15,7 +15,7 @@ from selfreward.config import GateConfig
 from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
 from selfreward.hygiene.diversity import distinct_n, self_bleu
-from selfreward.hygiene.language import UNKNOWN, language
+from selfreward.hygiene.language import UNKNOWN, language, languages_of
 from selfreward.hygiene.personal import find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
@@ -98,7 +98,7 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         "left_out": {reason: len(shown) for reason, shown in passage.left_out.items()},
         "examples_left_out": {reason: shown[:_SHOWN] for reason, shown in passage.left_out.items()},
         "redacted": dict(passage.redacted),
-        "languages": dict(Counter(language(text) or "unknown" for text in texts).most_common()),
+        "languages": languages_of(texts),
         "words": [len(text.split()) for text in texts],
         "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
         "distinct_1": distinct_n(texts, 1),
@@ -153,4 +153,4 @@ def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str,
     return repeated
 
 
-GATE = Stage("gate", 4, pass_gate)
+GATE = Stage("gate", 5, pass_gate)

@@ -30,7 +30,8 @@ def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Wo
 
     Raises `NoPairsError` where none is left.
     """
-    scored = join(parents["candidates"].read(Candidate), parents["judgements"].read(Judgement))
+    judgements = parents["judgements"].read(Judgement)
+    scored = join(parents["candidates"].read(Candidate), judgements)
     rule = PAIRINGS[config.pairs.kind]
     pairs: list[PreferencePair] = []
     ties = unscored = 0
@@ -43,7 +44,9 @@ def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Wo
             ties += 1
     if not pairs:
         remedy = "raise sampling.n or sampling.temperature" + (", or lower pairs.margin" if config.pairs.margin else "")
-        if unscored > ties:
+        if unscored > ties and not any(judgement.replies for judgement in judgements):
+            remedy = "the judge finds no score token likely; take model.dtype=bfloat16 or float32, or another model"
+        elif unscored > ties:
             remedy = "use judge.mode=expected, which reads a score of every answer, or raise judge.max_new_tokens"
         raise NoPairsError(
             f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): {remedy}"

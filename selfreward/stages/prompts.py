@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from selfreward.config import PromptsConfig
 from selfreward.records import Prompt
 from selfreward.sources.pool import SourceIdentity
 from selfreward.stages.tools import Tools
@@ -38,7 +40,15 @@ def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], wor
         "pool": pool.size,
         "left_out": dict(pool.skipped.counts),
         "first_left_out": pool.skipped.first,
+        "origin": _origin(tools.cfg.prompts),
     }
 
 
-PROMPTS = Stage("prompts", 4, select_prompts)
+def _origin(cfg: PromptsConfig) -> str:
+    """What a person would call the source."""
+    if cfg.kind == "dataset":
+        return " ".join(part for part in (cfg.name, cfg.subset, cfg.split, cfg.revision) if part)
+    return Path(cfg.path).name if cfg.path else cfg.kind
+
+
+PROMPTS = Stage("prompts", 5, select_prompts)

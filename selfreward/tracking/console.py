@@ -243,6 +243,8 @@ def agreement(iteration: Iteration) -> str:
         for kind, of in (("", ""), ("_alike", " of like length"))
         if metrics[f"pairs{kind}"]
     ]
+    if metrics["unscored"]:
+        parts.append(f"{metrics['unscored']} of {metrics['answers']} answers have no score")
     return "; ".join(parts)
 
 

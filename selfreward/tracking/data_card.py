@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from selfreward.records import Chunk, Prompt, Rephrasing
 from selfreward.tracking.metrics import Iteration
@@ -13,12 +14,11 @@ from selfreward.tracking.numbers import percent
 SHOWN = 20
 """Texts to read in a card."""
 
-_RISKS = (
-    "A policy learns from nothing else than what is here: what it lacks, the policy does not learn.",
-    "What a policy wrote carries its habits and its errors; filters look at its form, not at its sense.",
-    "Personal data is found by patterns: names and unusual forms pass.",
-    "A text that says what an evaluation says in other words passes the check against it.",
-)
+_LACKS = "A policy learns from nothing else than what is here: what it lacks, the policy does not learn."
+_HABITS = "What a policy wrote carries its habits and its errors; filters look at its form, not at its sense."
+_PATTERNS = "Personal data is found by patterns: names and unusual forms pass."
+_PERSONAL = "Personal data was not looked for."
+_OTHER_WORDS = "A text that says what an evaluation says in other words passes the check against it."
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class DataCard:
-    """Of what an iteration learns from: one sentence on the origin, the steps, facts by name, texts to read."""
+    """Of what an iteration learns from: one sentence on the origin, the steps, facts by name, texts to read, risks."""
 
     iteration: int
     title: str
@@ -40,6 +40,7 @@ class DataCard:
     steps: list[Step]
     facts: dict[str, str]
     examples: list[str]
+    risks: list[str]
 
 
 def data_cards(iterations: Sequence[Iteration], examples: int = SHOWN) -> list[DataCard]:
@@ -65,13 +66,14 @@ def markdown(card: DataCard) -> str:
     ]
     if card.examples:
         parts += ["## Some of it", "\n".join(f"{n}. {_cell(text)}" for n, text in enumerate(card.examples, start=1))]
-    parts += ["## Risks", "\n".join(f"- {risk}" for risk in _RISKS)]
+    parts += ["## Risks", "\n".join(f"- {risk}" for risk in card.risks)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
     source, gate = iteration["source"], iteration["prompts"]
     steps: list[Step] = []
+    written = source.manifest.stage != "prompts"
     if source.manifest.stage == "new_prompts":
         kind = source.manifest.config["generation"]["kind"]
         rounds = source.metrics["rounds"]
@@ -82,43 +84,55 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
         origin = "Questions that a policy asked about documents."
         steps.append(Step("questions", source.metrics["pool"]))
     else:
-        origin = f"Taken from the source {source.manifest.config['source']['kind']}."
+        origin = f"Taken from {source.metrics['origin']}."
         steps += _left_out(source.metrics, "first_left_out")
     steps.append(Step("came to the gate", gate.metrics["came"]))
     steps += _left_out(gate.metrics, "examples_left_out")
-    steps.append(Step("asked", gate.metrics["prompts"]))
+    if too_long := iteration["candidates"].metrics["prompts_too_long"]:
+        steps.append(Step("left out: has more tokens than sampling.max_prompt_tokens", too_long))
+    steps.append(Step("asked", gate.metrics["prompts"] - too_long))
     facts = {name: value for name, value in _facts(iteration) if value}
     shown = [prompt.prompt for prompt in islice(gate.read(Prompt), examples)]
-    return DataCard(number, f"Prompts of iteration {number}", origin, steps, facts, shown)
+    looked_for = _PERSONAL if gate.manifest.config["gate"]["personal"] == "ignore" else _PATTERNS
+    risks = [_LACKS, *([_HABITS] if written else []), looked_for, _OTHER_WORDS]
+    return DataCard(number, f"Prompts of iteration {number}", origin, steps, facts, shown, risks)
 
 
 def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataCard:
     chunks, made = iteration["chunks"], iteration["rephrasings"]
     metrics = made.metrics
-    steps = [Step("documents", chunks.metrics["documents"]), *_left_out(chunks.metrics, "first_left_out")]
-    steps += [Step("chunks of those not held out", metrics["rephrasings"])]
+    steps = [*_left_out(chunks.metrics, "first_left_out"), Step("documents", chunks.metrics["documents"])]
+    steps.append(Step("chunks of those not held out", metrics["rephrasings"]))
     steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
     steps.append(Step("rephrasings used", metrics["used"]))
     facts = {
+        "documents held out": f"{chunks.metrics['held_out']}",
         "styles": ", ".join(f"{name} {count}" for name, count in metrics["used_by_style"].items()),
         "numbers kept": percent(metrics["numbers_kept"]),
         "names kept": percent(metrics["names_kept"]),
     }
+    if metrics["used"]:
+        facts |= {"words": f"{metrics['mean_words']:.1f} on average", **_variety(metrics)}
     before = {chunk.chunk_id: chunk.text for chunk in chunks.read(Chunk)}
     used = (one for one in made.read(Rephrasing) if not one.left_out)
     shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in islice(used, examples)]
-    origin = "Chunks of documents, each in a policy's own words."
-    return DataCard(number, "Rephrased documents", origin, steps, facts, shown)
+    origin = f"Chunks of the documents in {chunks.metrics['file']}, each in a policy's own words."
+    risks = [_LACKS, _HABITS, _PERSONAL, _OTHER_WORDS]
+    return DataCard(number, "Rephrased documents", origin, steps, facts, shown, risks)
 
 
 def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
     seeds = iteration[stage]
     metrics = seeds.metrics
-    origin = f"Read from a file of people's {stage}, in the form {seeds.manifest.config['reading']['format']}."
+    form = seeds.manifest.config["reading"]["format"]
+    origin = f"Read from {metrics['file']}, a file of people's {stage} in the form {form}."
     steps = [*_left_out(metrics, "first_left_out"), Step("fit to learn from", seeds.manifest.rows)]
-    steps.append(Step("drawn to learn from", iteration["policy"].metrics["drawn"][stage]))
-    facts = {"kept apart to measure by": f"{metrics['held_out']}"} if metrics["held_out"] else {}
-    return DataCard(number, f"People's {stage}", origin, steps, facts, [])
+    learned = iteration["policy"].metrics
+    steps.append(Step("drawn to learn from", learned["drawn"][stage]))
+    facts = {"kept apart, to measure by or for an independent judge": metrics["held_out"]}
+    facts |= {"examples with more tokens than tuning.max_length, of all that was drawn": learned["too_long"]}
+    shown = {name: f"{count}" for name, count in facts.items() if count}
+    return DataCard(number, f"People's {stage}", origin, steps, shown, [], [_LACKS, _PERSONAL, _OTHER_WORDS])
 
 
 def _left_out(metrics: Mapping[str, object], shown: str) -> Iterator[Step]:
@@ -136,8 +150,7 @@ def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
     if words:
         middle, last = words[len(words) // 2], words[-1]
         yield "words", f"{gate['mean_words']:.1f} on average, {middle} in the middle, {last} at most"
-    yield "languages", ", ".join(f"{name} {count}" for name, count in gate["languages"].items())
-    yield "distinct-1, distinct-2", f"{gate['distinct_1']:.2f}, {gate['distinct_2']:.2f}"
+    yield from _variety(gate).items()
     yield "self-BLEU", f"{gate['self_bleu']:.2f}"
     if source.get("mean_nearest_seed") is not None:
         yield "ROUGE-L to the nearest seed", f"{source['mean_nearest_seed']:.2f} on average"
@@ -145,6 +158,13 @@ def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
         yield "mean distance of embeddings", f"{gate['mean_distance']:.2f}"
         yield "evenness of their clusters", f"{gate['cluster_evenness']:.2f}"
     yield "redacted", ", ".join(f"{count} {kind}" for kind, count in gate["redacted"].items())
+
+
+def _variety(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "languages": ", ".join(f"{name} {count}" for name, count in metrics["languages"].items()),
+        "distinct-1, distinct-2": f"{metrics['distinct_1']:.2f}, {metrics['distinct_2']:.2f}",
+    }
 
 
 def _cell(text: str) -> str:

@@ -213,6 +213,7 @@ def agreements(first: Iteration) -> list[str]:
             f"{said[name]} puts {metrics['agreement']:.0%} of two answers as the people did who rated them "
             f"({metrics['agreement_low']:.0%} to {metrics['agreement_high']:.0%}); preferring the longer one does "
             f"{metrics['longer_agreement']:.0%}."
+            + (f" {metrics['unscored']} of {metrics['answers']} answers have no score." if metrics["unscored"] else "")
         )
         for name in said
         if name in first and "agreement" in (metrics := first[name].metrics)

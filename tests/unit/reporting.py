@@ -18,13 +18,18 @@ SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
 
 ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None, "model": None}}
-TAKEN = {"prompts": 11, "left_out": {"prompt is null": 1}, "first_left_out": {"prompt is null": "p.jsonl, line 3"}}
+TAKEN = {
+    "origin": "p.jsonl",
+    "prompts": 11,
+    "left_out": {"prompt is null": 1},
+    "first_left_out": {"prompt is null": "p.jsonl, line 3"},
+}
 GATED = {"came": 11, "prompts": 9, "left_out": {"is a near duplicate": 2}, "redacted": {"e-mail": 1}}
 GATED |= {"examples_left_out": {"is a near duplicate": [f"again {SCRIPT}"]}, "languages": {"en": 9}}
 GATED |= {"words": [4, 6, 9], "mean_words": 6.3, "distinct_1": 0.8, "distinct_2": 0.9, "self_bleu": 0.1}
 AGREED = {"pairs": 40, "agreement": 0.7, "agreement_low": 0.6, "agreement_high": 0.8, "longer_agreement": 0.66}
 AGREED |= {"pairs_alike": 9, "agreement_alike": 0.6, "agreement_alike_low": 0.4, "agreement_alike_high": 0.8}
-AGREED |= {"longer_agreement_alike": 0.5}
+AGREED |= {"longer_agreement_alike": 0.5, "answers": 50, "unscored": 0}
 PARITY = {"difference": 0.012, "largest_difference": 0.25, "rounding": 0.01, "adapter_share": None}
 
 
@@ -77,9 +82,10 @@ class Maker:
         scored = {"scores": scores, "highest_score": 5, "mean_score": 2.0, "parse_failure_rate": 0.1}
         paired = {"pairs": len(pairs), "yield": 0.5, "tie_rate": 0.25, "chosen_tokens": 3.0, "rejected_tokens": 2.0}
         curve = {"steps": 2, "loss": [0.693, 0.6], "reward_margin": [0.0, 0.1], "reward_accuracy": [0.0, 1.0]}
+        gate = {"gate": {"personal": "redact"}}
         return {
             "source": self.artifact("prompts", TAKEN, config={"source": {"kind": "seed_pool"}}),
-            "prompts": self.artifact("gate", GATED, [Prompt("a", f"asked {SCRIPT}", "advice")]),
+            "prompts": self.artifact("gate", GATED, [Prompt("a", f"asked {SCRIPT}", "advice")], gate),
             "candidates": self.artifact("candidates", written, candidates),
             "judgements": self.artifact("judgements", scored, judgements, ASKED),
             "pairs": self.artifact("pairs", paired, pairs, {"pairs": {"kind": "best_worst", "margin": 0.0}}),

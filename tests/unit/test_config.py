@@ -159,8 +159,13 @@ INDEPENDENT: dict[str, Any] = {
         ({"sampling.max_new_tokens": 600}, "train.max_length=1024: .*may have 1112 tokens.*set it to 1112 or more"),
         ({"train.max_length": 607}, "train.max_length=607: .*set it to 608 or more, or lower sampling"),
         (
-            {"tuning.ratings.path": __file__, "tuning.ratings.held_out": 5},
-            "tuning.ratings.held_out=5: only evaluation.judge=independent learns from them; set it, or leave this at 0",
+            {"tuning.ratings.path": __file__, "tuning.ratings.held_out": 5, "people.path": __file__},
+            "tuning.ratings.held_out=5: people.path is there to measure by; leave this at 0, or set evaluation.judge",
+        ),
+        (
+            {"tuning.ratings.path": __file__, "tuning.ratings.held_out": 5, "judge.kind": "verifier"}
+            | {"prompts.kind": "constraints"},
+            "judge.kind=verifier: answers that people rated .*; leave tuning.ratings.held_out out, or use",
         ),
         ({"memory.micro_batch": 5}, "memory.micro_batch=5: a step has train.batch_size=4 pairs; use at most that"),
         (

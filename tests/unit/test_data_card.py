@@ -32,7 +32,8 @@ def asked(tmp_path: Path, source: str, count: int = 25) -> DataCard:
     stage, metrics, config = SOURCES[source]
     second: Iteration = {
         "source": maker.artifact(stage, metrics, config=config),
-        "prompts": maker.artifact("gate", GATED, prompts),
+        "prompts": maker.artifact("gate", GATED, prompts, {"gate": {"personal": "redact"}}),
+        "candidates": maker.artifact("candidates", {"prompts_too_long": 2}),
     }
     (card,) = data_cards([maker.first(), second])
     return card
@@ -47,7 +48,7 @@ def asked(tmp_path: Path, source: str, count: int = 25) -> DataCard:
             {"proposals": 30, "left out: is cut off": 12, "left out: is close to another": 7},
         ),
         ("about documents", "Questions that a policy asked about documents.", {"questions": 40}),
-        ("taken", "Taken from the source seed_pool.", {"left out: prompt is null": 1}),
+        ("taken", "Taken from p.jsonl.", {"left out: prompt is null": 1}),
     ],
 )
 def test_says_where_prompts_came_from_and_what_became_of_them(
@@ -55,7 +56,8 @@ def test_says_where_prompts_came_from_and_what_became_of_them(
 ) -> None:
     card = asked(tmp_path, source)
     assert (card.iteration, card.title, card.origin) == (1, "Prompts of iteration 1", origin)
-    gated = {"came to the gate": 11, "left out: is a near duplicate": 2, "asked": 9}
+    gated = {"came to the gate": 11, "left out: is a near duplicate": 2}
+    gated |= {"left out: has more tokens than sampling.max_prompt_tokens": 2, "asked": 7}
     assert {step.name: step.count for step in card.steps} == steps | gated
 
 
@@ -74,14 +76,22 @@ def test_says_how_near_the_prompts_are_to_those_that_were_shown_and_what_is_risk
     text = markdown(asked(tmp_path, "written"))
     assert "- ROUGE-L to the nearest seed: 0.31 on average" in text
     assert "- redacted: 1 e-mail" in text
-    assert "## Risks" in text
+    assert "- What a policy wrote carries its habits" in text[text.index("## Risks") :]
+
+
+def test_a_risk_is_told_where_there_is_one(tmp_path: Path) -> None:
+    risks = asked(tmp_path, "taken").risks
+    assert any("found by patterns" in risk for risk in risks)
+    assert not any("policy wrote" in risk for risk in risks)
 
 
 def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_rephrasing(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     chunks = {"documents": 3, "left_out": {"is there already": 1}, "first_left_out": {"is there already": "b.txt"}}
+    chunks |= {"file": "notes", "held_out": 1}
     made = {"rephrasings": 4, "used": 1, "left_out": {"is cut off": 3}, "used_by_style": {"easy": 1}}
-    made |= {"numbers_kept": 0.8, "names_kept": None}
+    made |= {"numbers_kept": 0.8, "names_kept": None, "languages": {"en": 1}, "mean_words": 3.0}
+    made |= {"distinct_1": 1.0, "distinct_2": 0.5}
     rows = [
         Rephrasing("c", "easy", "In other words.", "", 0.8, None),
         Rephrasing("d", "hard", "In", "is cut off", 0, 0),
@@ -92,9 +102,10 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
         "rephrasings": maker.artifact("rephrasings", made, rows),
     }
     (card,) = data_cards([first])
+    assert card.origin == "Chunks of the documents in notes, each in a policy's own words."
     assert {step.name: step.count for step in card.steps} == {
-        "documents": 3,
         "left out: is there already": 1,
+        "documents": 3,
         "chunks of those not held out": 4,
         "left out: is cut off": 3,
         "rephrasings used": 1,
@@ -102,16 +113,20 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
     text = markdown(card)
     assert "| left out: is there already | 1 | b.txt |" in text
     assert "- numbers kept: 80 %" in text
+    assert "- distinct-1, distinct-2: 1.00, 0.50" in text
     assert "1. A text. (easy:) In other words." in text
 
 
 def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
-    metrics = {"left_out": {"has no score": 2}, "first_left_out": {"has no score": "p.jsonl, line 7"}, "held_out": 0}
+    metrics = {"left_out": {"has no score": 2}, "first_left_out": {"has no score": "p.jsonl, line 7"}, "held_out": 5}
+    metrics["file"] = "p.jsonl"
     ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}})
-    tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}}), "ratings": ratings}
+    tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}), "ratings": ratings}
     (card,) = data_cards([{**maker.first(), **tuned}])
-    assert card.origin == "Read from a file of people's ratings, in the form groups."
+    assert card.origin == "Read from p.jsonl, a file of people's ratings in the form groups."
+    assert card.facts == {"kept apart, to measure by or for an independent judge": "5"}
+    assert "Personal data was not looked for." in card.risks
     assert [(step.name, step.count, step.example) for step in card.steps] == [
         ("left out: has no score", 2, "p.jsonl, line 7"),
         ("fit to learn from", 0, ""),

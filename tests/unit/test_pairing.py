@@ -156,7 +156,7 @@ def test_an_iteration_without_a_pair_is_an_error_that_counts_and_names_the_remed
     ("scores", "remedy"),
     [
         pytest.param({"a": [1.0, 1.0]}, "raise sampling.n or sampling.temperature$", id="no margin to lower"),
-        pytest.param({"a": [None, 1.0]}, "use judge.mode=expected, which reads a score of", id="nothing to read"),
+        pytest.param({"a": [None, 1.0]}, "no score token likely; take model.dtype=bfloat16 or", id="nothing likely"),
     ],
 )
 def test_no_remedy_is_named_that_could_not_help(tmp_path: Path, scores: dict[str, list[Any]], remedy: str) -> None:

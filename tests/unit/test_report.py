@@ -190,12 +190,13 @@ def test_shows_the_share_of_answers_that_pass_where_they_are_checked(
 
 def test_shows_where_prompts_came_from_and_what_became_of_them(tmp_path: Path, iterations: list[Iteration]) -> None:
     html = " ".join(written(tmp_path, iterations).split())
-    assert "Taken from the source seed_pool." in html
+    assert "Taken from p.jsonl." in html
+    assert "<li>Personal data is found by patterns: names and unusual forms pass.</li>" in html
     for name, count in [
         ("left out: prompt is null", 1),
         ("came to the gate", 11),
         ("left out: is a near duplicate", 2),
-        ("asked", 9),
+        ("asked", 7),
     ]:
         assert f'<tr><td>{name}</td><td class="number">{count}</td>' in html
     for name, value in [("redacted", "1 e-mail"), ("languages", "en 9"), ("self-BLEU", "0.10")]:
@@ -206,9 +207,9 @@ def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteratio
     maker, first = Maker(tmp_path / "more"), iterations[0]
     assert "Policy 0 is the base model. In" in written(tmp_path, iterations)
     pretrained = {"pretrained": maker.artifact("policies", {})}
-    graded = {"left_out": {}, "first_left_out": {}, "held_out": 9}
+    graded = {"left_out": {}, "first_left_out": {}, "held_out": 9, "file": "ranked.jsonl"}
     ratings = {
-        "policy": maker.artifact("policies", {"drawn": {"ratings": 7}}),
+        "policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}),
         "ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}}),
     }
     for more, said in [

@@ -59,6 +59,7 @@ SPECIAL = {  # where any other value will not do
     "judge.verifier_weight": 0.25,
     "train.reference_logprobs": "recorded",
     "generation.kind": "evolve",
+    "tuning.verdicts": "both",
     "documents.styles": "easy",
     "evaluation.judge": "independent",
 }
