@@ -4,7 +4,7 @@
 
 Names are `<artifact>.<metric>`, several joined by commas; each run's last iteration counts, or that of `--iteration`.
 Intervals, where the metric has one, are those of a single run. The last line has the mean, its 95 % interval over seeds
-(Student's t: chance in training alone), and all values.
+(Student's t: chance in training alone), and all values; a run in which the metric has none is no part of it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ def main() -> None:
         run: linked(run, last(run) if arguments.iteration is None else arguments.iteration) for run in arguments.runs
     }
     for name in arguments.metrics.split(","):
-        values = [value(iteration, name) for iteration in made.values()]
+        values = [one for iteration in made.values() if (one := value(iteration, name)) is not None]
         for run, iteration in made.items():
             print(f"{name}  {run.name}  {shown(iteration, name)}")
+        if not values:
+            continue
         print(f"{name}  mean {fmean(values):.4g}{over_seeds(values)}  of {', '.join(f'{one:.4g}' for one in values)}")
 
 
@@ -52,8 +54,8 @@ def last(run: Path) -> int:
     return len(json.loads((run / LINEAGE).read_text())) - 1
 
 
-def value(iteration: Iteration, name: str) -> float:
-    """A metric by its name."""
+def value(iteration: Iteration, name: str) -> float | None:
+    """A metric by its name; None where there was nothing to measure."""
     artifact, metric = name.split(".")
     return iteration[artifact].metrics[metric]
 
@@ -64,7 +66,9 @@ def shown(iteration: Iteration, name: str) -> str:
     metrics = iteration[artifact].metrics
     measure, slash, kind = metric.partition("/")  # the ends of an interval are named before the category
     low, high = (f"{measure}_{end}{slash}{kind}" for end in ("low", "high"))
-    if low not in metrics:
+    if metrics[metric] is None:
+        return "not measured"
+    if metrics.get(low) is None:
         return f"{metrics[metric]:.4g}"
     return f"{metrics[metric]:.4g} [{metrics[low]:.4g}, {metrics[high]:.4g}]"
 

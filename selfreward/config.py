@@ -79,7 +79,7 @@ class SeedFileConfig(Execution):
     responses_column: str = "responses"  # the answers to a prompt, for format=groups
     lowest_score: float = 0.0
     highest_score: float = 5.0
-    held_out: int = _number(0, least=0)  # prompts kept apart: to measure by, or for evaluation.judge
+    held_out: int = _number(0, least=0)  # prompts kept apart: to measure by, or for evaluation.judge=independent
 
 
 @dataclass
@@ -125,7 +125,7 @@ class GateConfig(Execution):
     """What prompts must pass before a policy learns from them."""
 
     contamination: str = _choice("raise", "raise", "drop", "ignore")  # of prompts that an evaluation holds too
-    run_of_words: int = _number(13, least=3)  # in common with an evaluation that make a leak
+    run_of_words: int = _number(13, least=3)  # in common with an evaluation that make a leak; a Chinese letter is half
     resemblance: float = _number(0.8, above=0, most=1)  # share of word triples that makes a leak, or a near duplicate
     near_duplicates: str = _choice("drop", "drop", "ignore")
     personal: str = _choice("redact", "redact", "drop", "ignore")  # e-mail, phone, card and postal address
@@ -218,8 +218,8 @@ class TuningConfig(Execution):
     ratings: SeedFileConfig = field(default_factory=SeedFileConfig)  # scores of answers to learn to judge by (EFT)
     most_demonstrations: int | None = _number(None, least=0)  # None: all; 0: those held out are measured by alone
     most_ratings: int | None = _number(None, least=0)  # balanced over scores; None: as many as can be
-    # The judge's modes that are taught; duels: expected, and which of two answers is better, as an evaluation asks.
-    verdicts: str = _choice("expected", "expected", "sampled", "both", "duels")
+    # The judge's modes that are taught; auto: that of judge.mode; duels: expected, and which of two answers is better.
+    verdicts: str = _choice("auto", "auto", "expected", "sampled", "both", "duels")
     learning_rate: float = _number(2e-4, above=0)
     schedule: str = _choice("linear", "linear", "cosine", "constant_with_warmup")
     warmup_ratio: float = _number(0.1, least=0, most=0.9)
@@ -364,6 +364,11 @@ class RunConfig(Execution):
         """Whether there is supervised training before the loop."""
         reads = self.documents.path is not None and self.documents.most_tokens != 0
         return reads or bool(self.tuning.learned) or self.evaluation.judge == "independent"
+
+    @property
+    def verdicts(self) -> str:
+        """The judge's modes that are taught where `tuning` says auto: the one in which it will be asked."""
+        return self.judge.mode if self.tuning.verdicts == "auto" else self.tuning.verdicts
 
     @property
     def reference_logprobs(self) -> str:

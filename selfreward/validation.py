@@ -165,13 +165,16 @@ def _check_people(cfg: RunConfig) -> None:
     if cfg.people.held_out:
         remedy = "all of people is there to measure by; leave it at 0"
         raise ConfigError("people.held_out", cfg.people.held_out, remedy)
-    if cfg.people.path and cfg.judge.kind in _VERIFYING:
-        remedy = "answers that people rated carry nothing to check; leave people.path out, or use judge=expected"
+    measured_by = ["people.path"] if cfg.people.path else []
+    if cfg.tuning.ratings.held_out and cfg.evaluation.judge != "independent":
+        measured_by.append("tuning.ratings.held_out")
+    if len(measured_by) > 1:
+        remedy = "people.path is there to measure by; leave this at 0, or set evaluation.judge=independent"
+        raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
+    for key in measured_by if cfg.judge.kind in _VERIFYING else []:
+        remedy = f"answers that people rated carry nothing to check; leave {key} out, or use judge=expected"
         raise ConfigError("judge.kind", cfg.judge.kind, remedy)
     if cfg.evaluation.judge != "independent":
-        if cfg.tuning.ratings.held_out:
-            remedy = "only evaluation.judge=independent learns from them; set it, or leave this at 0"
-            raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
         return
     if not cfg.tuning.ratings.path or not cfg.tuning.ratings.held_out:
         remedy = "it is tuned on ratings that are kept apart; name tuning.ratings.path and set tuning.ratings.held_out"

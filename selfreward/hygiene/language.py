@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -17,6 +19,11 @@ def language(text: str) -> str:
         return UNKNOWN
     code = str(_identifier().classify(text)[0])
     return UNKNOWN if code == _UNDECIDED else code
+
+
+def languages_of(texts: Iterable[str]) -> dict[str, int]:
+    """How many texts are in each language, the most frequent first; "unknown" is one of them."""
+    return dict(Counter(language(text) or "unknown" for text in texts).most_common())
 
 
 def languages() -> list[str]:

@@ -13,17 +13,19 @@ from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Manifest, Store
 from selfreward.store.observer import Silent
+from selfreward.tracking.descriptions import describe
 from selfreward.tracking.metrics import Iteration
 
 
 class Recorder(Silent):
-    """Remembers which stages computed, which were reused, and what was said; `at` is called with each event, and may
-    raise or kill."""
+    """Remembers which stages computed, which were reused, and what was said; words what each made, as the console does.
+    `at` is called with each event, and may raise or kill."""
 
     def __init__(self, at: Any = None) -> None:
         self.computed: list[str] = []
         self.reused: list[str] = []
         self.notes: list[str] = []
+        self.described: dict[str, str] = {}
         self._at = at or (lambda event, stage: None)
         self._stage = ""
 
@@ -39,6 +41,7 @@ class Recorder(Silent):
 
     def finished(self, manifest: Manifest, *, reused: bool) -> None:
         (self.reused if reused else self.computed).append(manifest.stage)
+        self.described[manifest.stage] = describe(manifest)
         self._at("finished", manifest.stage)
 
 
