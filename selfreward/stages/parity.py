@@ -23,8 +23,6 @@ from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
 
 _PROMPTS = 4
-_ROUNDINGS = 2.0
-"""How many times as far off as training is off itself an engine may be: two that only round are about once."""
 _DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
 
 
@@ -105,13 +103,12 @@ def adapter_share(engine: np.ndarray, training: np.ndarray, without: np.ndarray)
 
 
 def allowed(limit: float | None, dtype: str, rounding: float) -> float:
-    """How far an engine may be off, in nats a token: the limit that was asked for, or that of the type of number, or,
-    where that is more, twice the rounding."""
+    """How far an engine may be off, in nats a token: the limit that was asked for, or as far as rounding explains."""
     import torch  # this and trl, which the next line imports, a finished run does without
 
-    from selfreward.training.reference import PARITY_TOLERANCE
+    from selfreward.training.reference import tolerance
 
-    return limit or max(PARITY_TOLERANCE[getattr(torch, dtype)], _ROUNDINGS * rounding)
+    return limit or tolerance(getattr(torch, dtype), rounding)
 
 
 def _check(key: str, engine: EngineIdentity, policy: Artifact, off: float, most: float, share: Share | None) -> None:

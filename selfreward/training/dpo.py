@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -22,12 +23,11 @@ from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
-from selfreward.training.reference import check_parity
+from selfreward.training.reference import PARITY_TOLERANCE, check_parity
 from selfreward.training.session import adapter_kept, arguments, fit
 from selfreward.training.trainer import PairTrainer
 
 _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
-_START_TOLERANCE = 0.02  # nats of loss: the same weights, apart from bfloat16 rounding in another batch layout
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,10 @@ def train_dpo(
     curve = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
     exact = start.reference == "itself" and settings.train.lora.dropout == 0
     if exact and settings.train.loss in STARTS_AT_LN_2:
-        check_start(curve[0]["loss"])
+        # A loss by the mean of an answer's tokens rounds as one token does; by their sum, as the root of their number.
+        length = fmean(len(pair.chosen_ids + pair.rejected_ids) for pair in pairs)
+        roundings = 1.0 if settings.train.loss == "sigmoid_norm" else math.sqrt(length)
+        check_start(curve[0]["loss"], settings.train.beta, PARITY_TOLERANCE[model.dtype] * roundings)
     return {
         "pairs": len(pairs),
         "steps": trainer.state.global_step,
@@ -121,11 +124,17 @@ def train_dpo(
     }
 
 
-def check_start(loss: float) -> None:
-    """A policy that equals its reference starts at a loss of ln 2. Raises `TrainingError` where it doesn't."""
-    if abs(loss - math.log(2)) > _START_TOLERANCE:
+def check_start(loss: float, beta: float, tolerance: float) -> None:
+    """A policy that equals its reference starts at a loss of ln 2, as far as rounding lets it: near there the loss
+    falls by beta / 2 for each nat by which policy and reference differ in a pair; `tolerance` is how many they may.
+
+    Raises `TrainingError` where it doesn't.
+    """
+    off = abs(loss - math.log(2)) / (beta / 2)
+    if not off <= tolerance:
         raise TrainingError(
-            f"the first loss is {loss:.4f}, not ln 2: the reference is not the policy that training began with"
+            f"the first loss is {loss:.4f}, not ln 2: policy and reference differ by {off:.3g} nats a pair, more than "
+            f"{tolerance:.3g}; the reference is not the policy that training began with"
         )
 
 

@@ -124,7 +124,7 @@ def test_the_right_ones_are_the_same_but_for_rounding(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(("nats", "dtype"), [(1.0, "float32"), (-1.0, "float32"), (0.01, "float32"), (1.0, "bfloat16")])
 def test_wrong_ones_are_an_error_of_one_line_that_says_what_to_do(tiny_model: Path, nats: float, dtype: str) -> None:
-    said = r"are (1|0\.99\d|0\.01) nats a token off .* use train.reference_logprobs=computed$"
+    said = r"are (1|0\.99\d|0\.01) nats a token off .* where sampling did, use train.reference_logprobs=computed$"
     with pytest.raises(TrainingError, match=said) as caught:
         parity(tiny_model, nats, dtype)
     assert len(str(caught.value).splitlines()) == 1

@@ -126,9 +126,10 @@ def test_training_leaves_the_base_model_bit_identical(tiny_config: RunConfig) ->
 
 
 def test_a_start_away_from_ln_2_stops_training() -> None:
-    check_start(0.6931)
+    check_start(0.6931, beta=0.1, tolerance=0.01)
     with pytest.raises(TrainingError, match="not ln 2"):
-        check_start(0.75)
+        check_start(0.75, beta=0.1, tolerance=1.0)
+    check_start(0.75, beta=1.0, tolerance=1.0)  # as far apart, the loss is ten times as far off
 
 
 def test_dropout_moves_the_first_loss_and_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
