@@ -189,7 +189,7 @@ class LoraConfig(Identity):
 
 
 @dataclass
-class TrainConfig(Identity):
+class TrainConfig(Execution):
     """How a policy learns from preference pairs."""
 
     loss: str = "sigmoid"  # a key of `selfreward.training.losses.LOSSES`
@@ -370,14 +370,13 @@ class RunConfig(Execution):
         """The judge's modes that are taught where `tuning` says auto: the one in which it will be asked."""
         return self.judge.mode if self.tuning.verdicts == "auto" else self.tuning.verdicts
 
-    @property
-    def reference_logprobs(self) -> str:
-        """Where `train` says auto: recorded, if in float32 this process sampled from the policy that is the reference,
-        for then they equal computed ones to rounding; else computed."""
+    def reference_logprobs(self, *, sampled: bool) -> str:
+        """Where `train` says auto: recorded, if in float32 this process `sampled` from the policy that is the
+        reference, for then they equal computed ones to rounding; else computed."""
         if self.train.reference_logprobs != "auto":
             return self.train.reference_logprobs
         exact = self.model.dtype == "float32" and self.engine.kind == "hf" and not self.engine.merge_adapter
-        return "recorded" if exact and self.train.reference == "previous" else "computed"
+        return "recorded" if exact and sampled else "computed"
 
 
 def artifacts_dir(cfg: RunConfig) -> Path:

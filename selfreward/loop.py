@@ -124,7 +124,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
         made |= {"candidates": candidates, "judgements": judgements, "pairs": pairs}
         reference = policy if cfg.train.reference == "previous" else policy_0
         basis = {"pairs": pairs, "policy": policy, "reference": reference}
-        if cfg.reference_logprobs == "computed":
+        if cfg.reference_logprobs(sampled=reference is policy) == "computed":
             basis["references"] = made["references"] = store.run(
                 REFERENCES, ReferencesIdentity(), {"pairs": pairs, "policy": reference}
             )

@@ -52,8 +52,10 @@ def judge(
         return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
 
     work.plan(len(candidates), "candidates")
-    if engine_settings(tools.cfg, role).kind == "hf":  # other engines take no memory of this process
-        work.planned_memory = sum(tools.plan.costs.scoring(tools.plan.scoring_tokens).values())
+    if chosen.texts and engine_settings(tools.cfg, role).kind == "hf":  # other engines take no memory of this process
+        plan = tools.plan
+        parts = plan.sampling if settings.mode == "sampled" else plan.costs.scoring(plan.scoring_tokens)
+        work.planned_memory = sum(parts.values())
     judgements = work.shards(
         cut(by_prompt, settings.shard_size),
         compute,

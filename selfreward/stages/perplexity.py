@@ -76,5 +76,5 @@ def _measure(
     }
 
 
-PERPLEXITY = Stage("perplexity", 1, perplexity)
-IMITATION = Stage("imitation", 1, imitation)
+PERPLEXITY = Stage("perplexity", 2, perplexity)
+IMITATION = Stage("imitation", 2, imitation)

@@ -76,4 +76,4 @@ def blocks(texts: Sequence[Tokens], size: int) -> list[Tokens]:
     return [stream[start : start + size] for start in range(0, len(stream), size)]
 
 
-PRETRAIN = Stage("policies", 2, pretrain)
+PRETRAIN = Stage("policies", 3, pretrain)

@@ -12,7 +12,7 @@ from selfreward.judges import rubric
 from selfreward.judges.lessons import VERDICTS
 from selfreward.model_files import identify_tokenizer
 from selfreward.roles import Role, engine_settings
-from selfreward.stages import new_prompts, proposals, rephrasings
+from selfreward.stages import new_prompts, proposals, rephrasings, train
 from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.chunks import ChunksIdentity, chunks_identity
@@ -168,7 +168,7 @@ class StageSettings:
 
     @property
     def policy(self) -> PolicyIdentity:
-        return PolicyIdentity(dataclasses.replace(self.cfg.train, reference_logprobs=self.cfg.reference_logprobs))
+        return PolicyIdentity(only(self.cfg.train, train.SETTINGS), self.cfg.train.lora)
 
     @property
     def evaluation(self) -> EvaluationIdentity:

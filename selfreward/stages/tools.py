@@ -110,12 +110,13 @@ class Tools:
 
     @cached_property
     def _models(self) -> Models:
-        from selfreward.models import Models
+        from selfreward.models import Models, pick_device
         from selfreward.threads import set_threads
 
         _ = self.plan
         set_threads()
-        enforce_cap(self.cfg.memory.cap_gb)
+        if pick_device(self.cfg.engine.device) == "cuda":
+            enforce_cap(self.cfg.memory.cap_gb)
         return Models(
             self.model_folder,
             self.cfg.model.dtype,

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from selfreward.config import TrainConfig
+from selfreward.config import LoraConfig, TrainConfig
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
 
+SETTINGS = (
+    "loss",
+    "beta",
+    "learning_rate",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing",
+    "epochs",
+    "batch_size",
+)
+"""What of the configuration a policy depends on: no pair is cut to `max_length`, and the model has `quantization`."""
+
 
 @dataclass(frozen=True)
 class PolicyIdentity(Identity):
-    """How the policy was trained."""
+    """How the policy was trained. What it was held to, and how that was scored, its parents say."""
 
-    train: TrainConfig
+    train: Mapping[str, Any]
+    lora: LoraConfig
 
 
 def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
@@ -37,14 +53,15 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     )
     fit = tools.plan.fit_training([(len(p.prompt_ids), len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
     work.planned_memory = fit.total
+    how = TrainConfig(**config.train, lora=config.lora, max_length=tools.cfg.train.max_length)
     settings = Settings(
-        config.train, tools.memory, tools.speed, fit.micro_batch, fit.gradient_checkpointing, tools.plan.preflight
+        how, tools.memory, tools.speed, fit.micro_batch, fit.gradient_checkpointing, tools.plan.preflight
     )
-    with tools.models.trainable(previous, config.train.lora, start.seed) as model:
+    with tools.models.trainable(previous, config.lora, start.seed) as model:
         metrics = train_dpo(model, tools.models.chat.tokenizer, pairs, references, settings, start, work)
         if work.group.leads:
             save_adapter(model, work.folder)
     return metrics
 
 
-TRAIN = Stage("policies", 3, train)
+TRAIN = Stage("policies", 4, train)

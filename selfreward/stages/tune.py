@@ -110,5 +110,5 @@ def tune_on(
     return metrics | {"too_long": len(examples) - len(fitting)}
 
 
-TUNE = Stage("policies", 4, tune_policy)
-GRADER = Stage("graders", 3, tune_policy)
+TUNE = Stage("policies", 5, tune_policy)
+GRADER = Stage("graders", 4, tune_policy)

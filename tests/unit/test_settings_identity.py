@@ -22,6 +22,7 @@ from selfreward.config import (
     SeedFileConfig,
     SpeedConfig,
     TrackingConfig,
+    TrainConfig,
     TuningConfig,
 )
 from selfreward.judges import rubric
@@ -57,8 +58,8 @@ SPECIAL = {  # where any other value will not do
     "prompts.answer_column": "topic",
     "prompts.unseen_kinds": "heading",
     "judge.verifier_weight": 0.25,
-    "train.reference_logprobs": "recorded",
     "generation.kind": "evolve",
+    "train.reference_logprobs": "recorded",
     "tuning.verdicts": "both",
     "documents.styles": "easy",
     "evaluation.judge": "independent",
@@ -84,6 +85,7 @@ READ_INTO_IDENTITY = {  # what changes results although its group is one of exec
     *(f"data.{field.name}" for field in dataclasses.fields(DataConfig)),
     *(f"documents.{name}" for name in _fields(DocumentsConfig, but={"path"})),
     *(f"generation.{name}" for name in _fields(GenerationConfig, but={"rounds", "writer"})),
+    *(f"train.{name}" for name in _fields(TrainConfig, but={"reference", "max_length", "lora"})),
     *(f"tuning.{name}" for name in _fields(TuningConfig, but={"demonstrations", "ratings"})),
     *(f"{file}.{name}" for file in FILES for name in _fields(SeedFileConfig, but={"path"})),
 }
@@ -92,6 +94,7 @@ EXECUTION = {
     "output_dir",
     "artifacts_dir",
     "model.revision",
+    "train.max_length",
     "generation.rounds",
     "prompts.name",
     "prompts.revision",
@@ -113,6 +116,7 @@ TESTED_ALONE = {
     "engines",
     "generation.writer",
     "gate.embedding_model",
+    "train.reference",
     "documents.path",
     *(f"{file}.path" for file in FILES),
 }
@@ -278,5 +282,15 @@ def test_points_of_a_sweep_share_all_that_they_do_not_change(
 
 def test_a_word_that_comes_to_the_same_makes_the_same_policy(cfg: RunConfig) -> None:
     before = artifacts(cfg)
-    cfg.train.reference_logprobs = cfg.reference_logprobs
+    cfg.train.reference_logprobs = cfg.reference_logprobs(sampled=True)
     assert artifacts(cfg) == before
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_first_policy_is_the_same_whichever_reference_later_ones_have(cfg: RunConfig, dtype: str) -> None:
+    cfg.iteration, cfg.model.dtype = 2, dtype
+    before = artifacts(cfg)
+    cfg.train.reference = "policy_0"
+    nothing, first, second = moved(before, artifacts(cfg))
+    assert (nothing, first) == (set(), set())
+    assert "policy" in second
