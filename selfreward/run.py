@@ -41,8 +41,11 @@ from selfreward.tracking.run_folder import (
     ending_logged,
     held,
     is_linked,
+    is_shown,
     link,
     linked,
+    mark,
+    note_shown,
     write_cards,
     write_settings,
 )
@@ -94,9 +97,10 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
         if cfg.launch.kind == "single":
             take_one_gpu()
             return follow(cfg, pool, settings, folder)
-        with held(folder):
-            write_settings(folder, settings)
-        launch(cfg.launch, folder)
+        with held(folder, ".launch.lock"):  # the processes read these settings, and hold the folder themselves
+            with held(folder):
+                write_settings(folder, settings)
+            launch(cfg.launch, folder)
         return objective(linked(folder, cfg.iteration))
 
 
@@ -174,13 +178,13 @@ def _mirror(
 
         write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
 
-    def mirror() -> None:
+    def log() -> None:
         nonlocal logged
         for number in range(logged, len(iterations)):
             dashboard.log(number, iterations[number])
         logged = len(iterations)
-        if cfg.tracking.report:
-            write()
+
+    def keep() -> None:
         write_cards(folder, iterations)
         link(folder, iterations)
 
@@ -189,18 +193,31 @@ def _mirror(
         for number, iteration in enumerate(steps):
             iterations.append(iteration)
             console.iteration(number, iteration)
-            if console.computed and (number or not cfg.iteration):
-                mirror()
+            if console.computed and 0 < number < cfg.iteration:
+                log()
+                if cfg.tracking.report:
+                    write()
+                keep()
             if number < cfg.iteration:
                 console.heading(number + 1, cfg.iteration)
-        if not console.computed and not is_linked(folder, iterations):
-            mirror()
-        elif cfg.tracking.report and not report.exists():
+        reported = mark(iterations, cfg.tracking.examples)
+        logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
+        if console.computed or not is_shown(folder, "wandb", logged_as):
+            log()
+        if cfg.tracking.report and (
+            console.computed or not report.exists() or not is_shown(folder, "report", reported)
+        ):
             write()
+        if console.computed or not is_linked(folder, iterations):
+            keep()
     except BaseException:
         dashboard.finish(failed=True)
         raise
     dashboard.finish(failed=False)
+    if cfg.tracking.report:
+        note_shown(folder, "report", reported)
+    if dashboard.has_all:
+        note_shown(folder, "wandb", logged_as)
     console.say("", final_table(iterations))
     if not console.computed:
         console.say(f"All of policy {cfg.iteration} was there already: nothing was computed.")

@@ -46,6 +46,11 @@ class Dashboard:
         self._steps = 0
         self._parts: set[str] = set()
 
+    @property
+    def has_all(self) -> bool:
+        """Whether W&B took all that it was given."""
+        return not self._failed
+
     def log(self, number: int, iteration: Iteration) -> None:
         """Log an iteration's metrics, its training curve, and some of its candidates."""
         self._guarded(lambda: self._log(number, iteration))
@@ -120,11 +125,12 @@ def resolve_mode(mode: str) -> str:
 
     Raises `ConfigError` for `online` without a key: W&B would stop and ask for one.
     """
-    if mode == "auto":
-        return os.environ.get("WANDB_MODE") or ("online" if _has_api_key() else "offline")
-    if mode == "online" and not _has_api_key():
-        raise ConfigError("tracking.wandb", mode, "there is no API key; set WANDB_API_KEY, or use auto or offline")
-    return mode
+    said = os.environ.get("WANDB_MODE") if mode == "auto" else mode
+    if said == "online" and not _has_api_key():
+        where = " (from WANDB_MODE)" if mode == "auto" else ""
+        remedy = f"there is no API key{where}; set WANDB_API_KEY, or use offline"
+        raise ConfigError("tracking.wandb", said, remedy)
+    return said or ("online" if _has_api_key() else "offline")
 
 
 def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[Any]]:

@@ -15,21 +15,23 @@ from filelock import FileLock, Timeout
 from selfreward.errors import ArtifactError, BusyError
 from selfreward.explain import MISTAKES, explain
 from selfreward.store import Artifact, Manifest
+from selfreward.store.identity import digest
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards, markdown
 from selfreward.tracking.metrics import Iteration, artifact_names
 
 LINEAGE = "lineage.json"
 SETTINGS = "config.json"
+SHOWN = "shown.json"
 CARD = "data_card.md"
 LOG = "run.log"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the run's folder for this process. Raises `BusyError` where another one is at work in it."""
+def held(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Hold the run's folder for this process, by the lock of that name. Raises `BusyError` where another one does."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -54,11 +56,8 @@ def ending_logged(folder: Path) -> Iterator[None]:
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keep the resolved configuration. A folder that shows what it did otherwise than is now asked for is not whole."""
-    path = folder / SETTINGS
-    if path.is_file() and json.loads(path.read_text())["tracking"] != settings["tracking"]:
-        (folder / LINEAGE).unlink(missing_ok=True)
-    write_atomically(path, json.dumps(settings, indent=2).encode())
+    """Keep the resolved configuration."""
+    write_atomically(folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False).encode())
 
 
 def link(folder: Path, iterations: Sequence[Iteration]) -> None:
@@ -111,6 +110,28 @@ def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:
     """Whether the folder shows exactly these iterations already."""
     path = folder / LINEAGE
     return path.is_file() and path.read_bytes() == _lineage(iterations)
+
+
+def mark(iterations: Sequence[Iteration], *how: Any) -> str:
+    """What tells these iterations, shown in this way, from others."""
+    return digest([_lineage(iterations).decode(), *how])
+
+
+def is_shown(folder: Path, where: str, marked: str) -> bool:
+    """Whether that was shown there: in `report`, of which the last one counts, or in `wandb`, which keeps all."""
+    return marked in _shown(folder).get(where, [])
+
+
+def note_shown(folder: Path, where: str, marked: str) -> None:
+    """Remember that it was."""
+    shown = _shown(folder)
+    shown[where] = [*(one for one in shown.get(where, []) if where == "wandb" and one != marked), marked]
+    write_atomically(folder / SHOWN, json.dumps(shown, indent=2).encode())
+
+
+def _shown(folder: Path) -> dict[str, list[str]]:
+    path = folder / SHOWN
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _lineage(iterations: Sequence[Iteration]) -> bytes:
