@@ -33,12 +33,11 @@ _OUT_OF_MEMORY = (
 def enforce_cap(cap_gb: float) -> None:
     """Let this process take no more than `cap_gb` GiB of the GPU's memory, CUDA's context included.
 
-    Past it, PyTorch raises its out-of-memory error, as on a card of that size. Does nothing without CUDA.
+    Past it, PyTorch raises its out-of-memory error, as on a card of that size. It takes CUDA, and a part of its memory.
     """
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share_of_card(max(cap_gb - CONTEXT_GIB, 0)))
+    torch.cuda.set_per_process_memory_fraction(share_of_card(max(cap_gb - CONTEXT_GIB, 0)))
 
 
 def let_segments_grow() -> None:

@@ -102,12 +102,16 @@ class Head:
 def check_head(model: Any) -> None:
     """Hold the logits of one token against the model's own, for some models treat theirs in ways of their own.
 
-    Raises `ModelError` where `Head` does not know that way. The model must be in evaluation mode.
+    Raises `ModelError` where `Head` does not know that way, and where the model's type of number does not hold them.
+    The model must be in evaluation mode.
     """
     head = Head(model)
     ids_11 = torch.zeros(1, 1, dtype=torch.long, device=head.weight_VH.device)
     hidden_1H = model.base_model(input_ids=ids_11, use_cache=False).last_hidden_state[0]
     own_1V = model(input_ids=ids_11, use_cache=False).logits[0].float()
+    if not own_1V.isfinite().all():
+        dtype = str(head.weight_VH.dtype).removeprefix("torch.")
+        raise ModelError(f"{type(model).__name__} overflows in {dtype}: use model.dtype=bfloat16, or float32")
     if (head.logits(hidden_1H) - own_1V).abs().max() > _ALIKE * own_1V.abs().max():
         raise ModelError(f"{type(model).__name__} treats its logits in a way that is not known here: not supported")
 

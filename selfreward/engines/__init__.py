@@ -44,6 +44,11 @@ class Sizes(Protocol):
         """Whether the run's device has no memory of its own."""
         ...
 
+    @property
+    def served_gb(self) -> float:
+        """GiB of the GPU that must be free when such a server starts."""
+        ...
+
     def served_text(self) -> int:
         """Tokens of the longest text that a server that the run starts must take."""
         ...
@@ -113,7 +118,7 @@ def _vllm(host: Host, key: str, engine: EngineConfig) -> Engine:
         plan.served_text(),
         plan.served_cache(engine.concurrency),
         engine.concurrency,
-        None if plan.on_cpu else share_of_card(plan.limit_gb),
+        None if plan.on_cpu else share_of_card(plan.served_gb),
     )
     return VLLMEngine(serving, key, engine, host.run_folder / "vllm.log", host.say)
 

@@ -221,7 +221,7 @@ def _completion(end_ids: Sequence[int], choice: Choice) -> Completion:
     logprobs = _numbers(choice, "token_logprobs", (int, float))
     if not isinstance(token_ids, list) or not token_ids or len(token_ids) != len(logprobs):
         raise MalformedError("an answer whose tokens and log-probabilities differ in number")
-    finished = token_ids[-1] in end_ids
+    finished = token_ids[-1] in {*end_ids, choice.get("stop_reason")}  # a server may know more ends of its model
     if choice.get("finish_reason") == "stop" and not finished:
         raise ServerError("the server leaves the end token out of an answer's token ids: take one that keeps it")
     if choice.get("finish_reason") not in ("stop", "length"):

@@ -15,7 +15,7 @@ from selfreward.errors import ConfigError, ModelError
 from selfreward.generation import WAYS
 from selfreward.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.memory.trace import Skeleton
-from selfreward.roles import all_engines
+from selfreward.roles import Role, all_engines, engine_settings
 
 LIBRARIES_GIB = 0.8
 """What Python, PyTorch and the other libraries hold of main memory before a model is loaded, in GiB."""
@@ -26,16 +26,19 @@ NF4_BYTES = 0.516
 RUBRIC_TOKENS = 512
 """Room for a judge's own words around a prompt and an answer."""
 
-_MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
-_SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}
 SERVED_WORDS = 2048
 """The same for a server, whose longest text can't be raised later: room for tokenizers that cut words small."""
+
+_MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
+_SCORING_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 SERVED_STEP = 8192
 """Tokens that a server computes at once: vLLM's own choice on a large GPU is 8,192."""
 
 SERVER_GIB = 2.0
 """What a vLLM server takes beyond what else is counted, in GiB, and this process's CUDA context; an upper guess."""
+
+_JUDGING: tuple[Role, ...] = ("judge", "evaluation")
 
 Parts = dict[str, int]
 """Bytes by what they are for."""
@@ -144,22 +147,28 @@ class Costs:
 
         Nothing where another process does it.
         """
-        if self.cfg.engine.kind != "hf":
+        kinds = self._written_here(rows) if self.cfg.engine.kind == "hf" else []
+        judge = self.cfg.judge
+        if judge.mode == "sampled" and "hf" in {engine_settings(self.cfg, role).kind for role in _JUDGING}:
+            kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
+        if not kinds:
             return {}
-        sampling, judge, longest = self.cfg.sampling, self.cfg.judge, self.cfg.sampling.max_prompt_tokens
+        return max(kinds, key=lambda parts: sum(parts.values())) | self._unmerged
+
+    def _written_here(self, rows: int) -> list[Parts]:
+        """What decoding of each kind of text takes but a judge's."""
+        sampling, longest = self.cfg.sampling, self.cfg.sampling.max_prompt_tokens
         kinds = [
             self._decoding(rows, longest, sampling.max_new_tokens, sampling.n),
             self._decoding(rows, longest, self.cfg.evaluation.max_new_tokens, 1),
         ]
-        if judge.mode == "sampled":
-            kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
         if self.cfg.generation.kind in WAYS:
             told = self._shown_to_write + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.generation.max_new_tokens, 1))
         if self.cfg.documents.path:
             told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
-        return max(kinds, key=lambda parts: sum(parts.values())) | self._unmerged
+        return kinds
 
     @property
     def blocked_weights(self) -> int:
@@ -208,6 +217,9 @@ class Costs:
             texts.append(self._shown_to_write + SERVED_WORDS + self.cfg.generation.max_new_tokens)
         if self.cfg.documents.path:
             texts.append(self.cfg.documents.chunk_tokens + SERVED_WORDS + self.cfg.documents.max_new_tokens)
+        files = (self.cfg.people, self.cfg.tuning.demonstrations, self.cfg.tuning.ratings)
+        if any(file.path for file in files):  # two characters a token, of a prompt and an answer each
+            texts.append(self.cfg.data.max_characters + SERVED_WORDS)
         longest = max(texts)
         return min(longest, getattr(self._text, "max_position_embeddings", None) or longest)
 

@@ -16,7 +16,7 @@ from selfreward.cap import GIB
 from selfreward.config import RunConfig
 from selfreward.engines.base import SHORTEN
 from selfreward.errors import ConfigError
-from selfreward.memory.costs import Costs, Lengths, Parts
+from selfreward.memory.costs import SERVER_GIB, Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
 
@@ -169,6 +169,12 @@ class Plan:
     def on_cpu(self) -> bool:
         """Whether the device has no memory of its own."""
         return self._kind == "cpu"
+
+    @property
+    def served_gb(self) -> float:
+        """GiB of the GPU that a server that the run starts finds free, at the least: it looks when its own context, and
+        more of this process's, is there already."""
+        return max(self.limit_gb - SERVER_GIB, 0)
 
     def served_text(self) -> int:
         """Tokens of the longest text that a server that the run starts must take."""

@@ -166,7 +166,7 @@ def _mean(counts: Sequence[int], values: Sequence[float]) -> float:
 
 
 def _random_state() -> tuple[Tensor, list[Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 def _restore_random_state(state: tuple[Tensor, list[Tensor]]) -> None:

@@ -68,11 +68,11 @@ def test_where_no_answer_of_people_is_left_the_file_is_named(planted: RunConfig,
 
 
 def test_where_none_of_those_held_out_is_left_it_says_to_hold_out_more(planted: RunConfig, tmp_path: Path) -> None:
-    rows = [{"prompt": PLANTED, "response": "Dear mayor."}, {"prompt": "Say yes.", "response": "Yes."}]
-    file = planted.tuning.demonstrations
-    file.path, file.held_out = _written(tmp_path / "answers.jsonl", rows), 1  # the planted one, by its hash
-    planted.gate.contamination = "drop"
-    with pytest.raises(ConfigError, match=r"^tuning.demonstrations.held_out=1: all of them are evaluated on; hold out"):
+    rows = [{"prompt": prompt, "response": "Yes.", "score": 3} for prompt in (PLANTED, "Say yes.")]
+    file = planted.tuning.ratings
+    file.path, file.held_out = _written(tmp_path / "ratings.jsonl", rows), 1  # the planted one, by its hash
+    planted.gate.contamination, planted.evaluation.judge = "drop", "independent"
+    with pytest.raises(ConfigError, match=r"^tuning.ratings.held_out=1: all of them are evaluated on; hold out more"):
         run_loop(planted)
 
 
