@@ -26,7 +26,6 @@ from selfreward.config import (
     SamplingConfig,
     SpeedConfig,
     TrackingConfig,
-    TrainConfig,
 )
 from selfreward.errors import IdentityError
 from selfreward.model_files import ModelIdentity
@@ -140,7 +139,6 @@ IDENTITIES: list[Any] = [
     JudgeConfig(),
     PairsConfig(),
     LoraConfig(),
-    TrainConfig(),
     EvaluationConfig(),
     MODEL,
     SOURCE,
@@ -152,7 +150,7 @@ IDENTITIES: list[Any] = [
     PairsIdentity(PairsConfig()),
     ParityIdentity(ENGINE, None),
     ReferencesIdentity(),
-    PolicyIdentity(TrainConfig()),
+    PolicyIdentity({"beta": 0.1}, LoraConfig()),
     EvaluationIdentity(2000, 0.95, ("words",), ENGINE),
     LEAKS,
     SeedsIdentity("people", "abc", {"format": "groups"}, {"on_error": "skip"}, LEAKS, held_out=False),
