@@ -177,3 +177,9 @@ def test_every_answer_is_compared_with_the_baseline_in_both_orders(tiny_config: 
     assert metrics["answers"] == tiny_config.prompts.held_out
     assert metrics["win_rate_low"] <= metrics["win_rate"] <= metrics["win_rate_high"]
     assert {"order_agreement", "length_win_rate", "distinct_1", "distinct_2", "parse_failure_rate"} <= metrics.keys()
+
+
+def test_a_run_on_the_cpu_leaves_a_gpu_alone(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfreward.stages.tools.enforce_cap", lambda cap_gb: pytest.fail("a GPU was taken"))
+    tiny_config.engine.device = "cpu"
+    assert make_store(tiny_config).tools.models.device.type == "cpu"
