@@ -17,7 +17,8 @@ from selfreward.sources import SOURCES
 def test_without_the_package_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(
-        ConfigError, match=r"^prompts.kind=reasoning: needs reasoning-gym \(.*\); install selfreward\[reasoning\]"
+        ConfigError,
+        match=r"^prompts.kind=reasoning: needs reasoning-gym \(.*\); pip install -e '.\[reasoning\]' adds it",
     ):
         reasoning.problem("chain_sum", 0, seed=12345)
 
