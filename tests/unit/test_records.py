@@ -23,7 +23,7 @@ from selfreward.records import (
     to_table,
 )
 
-RECORDS: list[type[Any]] = [kind for kind in vars(records).values() if dataclasses.is_dataclass(kind)]
+RECORDS = [kind for kind in vars(records).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
 VALUES = {
     str: st.text(),
     int: st.integers(-(2**63), 2**63 - 1),
