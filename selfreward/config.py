@@ -366,6 +366,14 @@ class RunConfig(Execution):
         return reads or bool(self.tuning.learned) or self.evaluation.judge == "independent"
 
     @property
+    def rated(self) -> str | None:
+        """The key of the file of people's ratings that a judge is held against; None where there is none."""
+        if self.people.path:
+            return "people"
+        kept = self.tuning.ratings.held_out and self.evaluation.judge != "independent"
+        return "tuning.ratings" if kept else None
+
+    @property
     def verdicts(self) -> str:
         """The judge's modes that are taught where `tuning` says auto: the one in which it will be asked."""
         return self.judge.mode if self.tuning.verdicts == "auto" else self.tuning.verdicts

@@ -78,7 +78,10 @@ def collect(
     made: list[tuple[str, Made]] = []
     rows = iter(rows)
     first = list(islice(rows, _LOOKED_AT))
-    present = _columns(first)
+
+    def check_names() -> None:
+        check_columns(_columns(first), columns or {}, origin)
+
     for place, read in chain(first, rows):
         try:
             made += [(place, thing) for thing in parse(read())]
@@ -87,12 +90,12 @@ def collect(
         except RowError as error:
             if on_error == "raise":
                 if not made:
-                    check_columns(present, columns or {}, origin)
+                    check_names()
                 remedy = "mend or remove it, or count such rows and go on: data.on_error=skip"
                 raise DataError(f"{place}: {error}; {remedy}") from error
             skipped.add(str(error), place)
     if not made:
-        check_columns(present, columns or {}, origin)
+        check_names()
     return made
 
 

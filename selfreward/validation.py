@@ -165,16 +165,17 @@ def _check_people(cfg: RunConfig) -> None:
     if cfg.people.held_out:
         remedy = "all of people is there to measure by; leave it at 0"
         raise ConfigError("people.held_out", cfg.people.held_out, remedy)
-    measured_by = ["people.path"] if cfg.people.path else []
-    if cfg.tuning.ratings.held_out and cfg.evaluation.judge != "independent":
-        measured_by.append("tuning.ratings.held_out")
-    if len(measured_by) > 1:
-        remedy = "people.path is there to measure by; leave this at 0, or set evaluation.judge=independent"
-        raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
-    for key in measured_by if cfg.judge.kind in _VERIFYING else []:
+    if cfg.rated and cfg.judge.kind in _VERIFYING:
+        key = "people.path" if cfg.rated == "people" else "tuning.ratings.held_out"
         remedy = f"answers that people rated carry nothing to check; leave {key} out, or use judge=expected"
         raise ConfigError("judge.kind", cfg.judge.kind, remedy)
     if cfg.evaluation.judge != "independent":
+        if cfg.tuning.ratings.held_out and cfg.people.path:
+            remedy = "people.path is there to measure by; leave this at 0, or set evaluation.judge=independent"
+            raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
+        if cfg.tuning.ratings.held_out and not cfg.tuning.ratings.path:
+            remedy = "there are no ratings to keep apart; name tuning.ratings.path, or leave this at 0"
+            raise ConfigError("tuning.ratings.held_out", cfg.tuning.ratings.held_out, remedy)
         return
     if not cfg.tuning.ratings.path or not cfg.tuning.ratings.held_out:
         remedy = "it is tuned on ratings that are kept apart; name tuning.ratings.path and set tuning.ratings.held_out"

@@ -10,9 +10,8 @@ from typing import Any
 
 from selfreward.config import GenerationConfig
 from selfreward.hygiene.language import UNKNOWN, language
-from selfreward.hygiene.similar import LETTER_AS_WORD, SimilarTexts
+from selfreward.hygiene.similar import LETTER_AS_WORD, UNSPACED, SimilarTexts
 
-_UNSPACED = re.compile(f"[{LETTER_AS_WORD}]")
 _WORD = re.compile(rf"[{LETTER_AS_WORD}]|[^\W_{LETTER_AS_WORD}]+")
 
 
@@ -77,7 +76,7 @@ class PromptFilter:
 
 def length(text: str) -> int:
     """Words of a text; in scripts without spaces between them each letter is one."""
-    return len(text.split()) + len(_UNSPACED.findall(text))
+    return len(text.split()) + len(UNSPACED.findall(text))
 
 
 def greatest_rouge_l(text: str, others: Iterable[str]) -> float:
@@ -120,7 +119,7 @@ def _scorer() -> Any:
 
 def _whole(keyword: str) -> str:
     """A pattern of a keyword as a word of its own, where its script has spaces between words."""
-    return re.escape(keyword) if _UNSPACED.search(keyword) else rf"(?<!\w){re.escape(keyword)}(?!\w)"
+    return re.escape(keyword) if UNSPACED.search(keyword) else rf"(?<!\w){re.escape(keyword)}(?!\w)"
 
 
 def _plain(text: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
+
+from selfreward.hygiene.language import languages_of
 
 _MOST_COMPARED = 100
 """Self-BLEU takes the square of the number of texts: of more, so many are drawn."""
@@ -14,6 +17,16 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams of words over all n-grams (Li et al., arXiv 1510.03055); 0 where there is none."""
     grams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def variety(texts: Sequence[str]) -> dict[str, Any]:
+    """What texts are like, as data cards show it: their languages, words on average, and distinct n-grams."""
+    return {
+        "languages": languages_of(texts),
+        "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+    }
 
 
 def self_bleu(texts: Sequence[str], seed: int = 0) -> float:

@@ -15,11 +15,13 @@ _CAUTION = 0.75
 LETTER_AS_WORD = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as one."""
 
+UNSPACED = re.compile(f"[{LETTER_AS_WORD}]")
+"""One of them."""
+
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 _MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 """Accents and vowel signs of their own, with the letters of the scripts of India: they are inside words."""
 
-_UNSPACED = re.compile(f"[{LETTER_AS_WORD}]")
 _LINE_MARK = re.compile(r"^\s*(?:[-*+>#]+\s+)+", re.MULTILINE)
 _WORD = re.compile(
     rf"[{LETTER_AS_WORD}]|(?:(?![{LETTER_AS_WORD}])[\w{_MARKS}])+"
@@ -39,7 +41,7 @@ def words(text: str) -> list[str]:
 def length_in_words(found: Sequence[str]) -> float:
     """How long `words` are, by what they say: of letters that each count as one, two of Chinese or four others make one
     of another language."""
-    return sum(1 if not _UNSPACED.match(word) else 0.5 if _HAN.match(word) else 0.25 for word in found)
+    return sum(1 if not UNSPACED.match(word) else 0.5 if _HAN.match(word) else 0.25 for word in found)
 
 
 def triples(text: str) -> frozenset[str]:

@@ -7,15 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from selfreward import model_files
 from selfreward.config import GateConfig
 from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
-from selfreward.hygiene.diversity import distinct_n, self_bleu
-from selfreward.hygiene.language import UNKNOWN, language, languages_of
+from selfreward.hygiene.diversity import self_bleu, variety
+from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
@@ -98,11 +97,8 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         "left_out": {reason: len(shown) for reason, shown in passage.left_out.items()},
         "examples_left_out": {reason: shown[:_SHOWN] for reason, shown in passage.left_out.items()},
         "redacted": dict(passage.redacted),
-        "languages": languages_of(texts),
         "words": [len(text.split()) for text in texts],
-        "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
-        "distinct_1": distinct_n(texts, 1),
-        "distinct_2": distinct_n(texts, 2),
+        **variety(texts),
         "self_bleu": self_bleu(texts),
         **embeddings,
     }

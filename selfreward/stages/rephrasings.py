@@ -11,8 +11,7 @@ from typing import Any
 
 from selfreward.documents.rephrase import build_message, clean, kept, reason_against, styles
 from selfreward.engines.base import Completion, Decoding, SampleRequest
-from selfreward.hygiene.diversity import distinct_n
-from selfreward.hygiene.language import languages_of
+from selfreward.hygiene.diversity import variety
 from selfreward.records import Chunk, Rephrasing
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
@@ -72,7 +71,6 @@ def _rephrasing(chunk: Chunk, style: str, reply: str, made: Completion) -> Rephr
 
 def _metrics(made: Sequence[Rephrasing]) -> Metrics:
     used = [one for one in made if not one.left_out]
-    texts = [one.text for one in used]
     numbers, names = ([v for one in used if (v := getattr(one, of)) is not None] for of in ("numbers", "names"))
     return {
         "rephrasings": len(made),
@@ -81,10 +79,7 @@ def _metrics(made: Sequence[Rephrasing]) -> Metrics:
         "used_by_style": dict(sorted(Counter(one.style for one in used).items())),
         "numbers_kept": fmean(numbers) if numbers else None,
         "names_kept": fmean(names) if names else None,
-        "languages": languages_of(texts),
-        "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
-        "distinct_1": distinct_n(texts, 1),
-        "distinct_2": distinct_n(texts, 2),
+        **variety([one.text for one in used]),
     }
 
 

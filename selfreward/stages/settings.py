@@ -85,10 +85,9 @@ class StageSettings:
     def measured_by(self) -> dict[str, SeedsIdentity]:
         """What people wrote that nobody learns from, by the name of the artifact."""
         cfg, found = self.cfg, dict[str, SeedsIdentity]()
-        if cfg.people.path:
-            found["people"] = self.seeds("people", cfg.people)
-        elif cfg.tuning.ratings.held_out and cfg.evaluation.judge != "independent":
-            found["people"] = self.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
+        if cfg.rated:
+            apart = cfg.rated != "people"
+            found["people"] = self.seeds(cfg.rated, cfg.tuning.ratings if apart else cfg.people, held_out=apart)
         if cfg.tuning.demonstrations.path and cfg.tuning.demonstrations.held_out:
             found["demonstrations_held_out"] = self.seeds(
                 "tuning.demonstrations", cfg.tuning.demonstrations, held_out=True

@@ -110,12 +110,12 @@ class Tools:
 
     @cached_property
     def _models(self) -> Models:
-        from selfreward.models import Models, pick_device
+        from selfreward.models import Models
         from selfreward.threads import set_threads
 
-        _ = self.plan
+        plan = self.plan
         set_threads()
-        if pick_device(self.cfg.engine.device) == "cuda":
+        if not plan.on_cpu:
             enforce_cap(self.cfg.memory.cap_gb)
         return Models(
             self.model_folder,

@@ -159,6 +159,10 @@ INDEPENDENT: dict[str, Any] = {
         ({"sampling.max_new_tokens": 600}, "train.max_length=1024: .*may have 1112 tokens.*set it to 1112 or more"),
         ({"train.max_length": 607}, "train.max_length=607: .*set it to 608 or more, or lower sampling"),
         (
+            {"tuning.ratings.held_out": 5},
+            "tuning.ratings.held_out=5: there are no ratings to keep apart; name tuning.ratings.path, or leave",
+        ),
+        (
             {"tuning.ratings.path": __file__, "tuning.ratings.held_out": 5, "people.path": __file__},
             "tuning.ratings.held_out=5: people.path is there to measure by; leave this at 0, or set evaluation.judge",
         ),

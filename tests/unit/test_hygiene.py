@@ -96,9 +96,12 @@ def test_an_evaluation_s_short_text_counts_where_it_stands_in_a_prompt_but_two_w
         ("Is x < y here, or not?", "Is x > y here, or not?"),
         ("How do I learn C#?", "How do I learn C++?"),
         ("???", "!"),
+        ("量子力学について分かりやすく説明してください。", "光合成について分かりやすく説明してください。"),
+        ("请写一篇关于什么是爱情的文章。", "什么是爱情？"),
+        ("请根据以下文章内容回答下列问题：乙丙丁戊", "请根据以下文章内容回答下列问题：甲"),
     ],
 )
-def test_texts_that_differ_in_a_sign_are_two(one: str, other: str) -> None:
+def test_texts_that_differ_in_a_sign_or_share_a_phrase_are_two(one: str, other: str) -> None:
     assert not find_leaks({"asked": one}, {"held_out": [other]}, 13, 0.8)
     assert not find_leaks({"asked": one}, {"held_out": [other]}, None, None)
 
@@ -115,6 +118,15 @@ def test_what_puts_no_spaces_between_words_is_found_too() -> None:
     leaks = find_leaks(texts, {"held_out": [held_out]}, 13, 0.6)
     assert sorted(leaks) == ["inside", "near"]
     assert leaks["inside"].how.startswith('shares "写 一 个')
+
+
+def test_a_prompt_of_a_script_without_spaces_is_one_inside_another() -> None:
+    held_out = "写一个关于学会游泳的猫的短篇故事。"
+    assert find_leaks({"asked": f"请用一百个字{held_out}"}, {"held_out": [held_out]}, 13, 0.8)
+
+
+def test_letters_with_signs_of_their_own_are_one_word() -> None:
+    assert words("हिन्दी में लिखो") == ["हिन्दी", "में", "लिखो"]
 
 
 def test_of_templated_prompts_equal_ones_alone_count() -> None:
@@ -202,24 +214,3 @@ def test_embeddings_of_copies_are_not_apart(tiny_model: object) -> None:
     assert other["mean_distance"] > 0
     assert 0 <= other["cluster_evenness"] <= 1
     assert embedding_metrics(texts[:7], str(tiny_model)) == {}
-
-
-@pytest.mark.parametrize(
-    ("held_out", "asked"),
-    [
-        ("光合成について分かりやすく説明してください。", "量子力学について分かりやすく説明してください。"),
-        ("什么是爱情？", "请写一篇关于什么是爱情的文章。"),
-        ("请根据以下文章内容回答下列问题：甲", "请根据以下文章内容回答下列问题：乙丙丁戊"),
-    ],
-)
-def test_a_phrase_of_a_script_without_spaces_is_no_leak(held_out: str, asked: str) -> None:
-    assert not find_leaks({"asked": asked}, {"held_out": [held_out]}, 13, 0.8)
-
-
-def test_a_prompt_of_a_script_without_spaces_is_one_inside_another() -> None:
-    held_out = "写一个关于学会游泳的猫的短篇故事。"
-    assert find_leaks({"asked": f"请用一百个字{held_out}"}, {"held_out": [held_out]}, 13, 0.8)
-
-
-def test_letters_with_signs_of_their_own_are_one_word() -> None:
-    assert words("हिन्दी में लिखो") == ["हिन्दी", "में", "लिखो"]
