@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from selfreward.errors import BusyError, NoPairsError
-from selfreward.tracking.run_folder import CARD, LOG, ending_logged, link, linked, write_cards
+from selfreward.tracking.run_folder import (
+    CARD,
+    LOG,
+    ending_logged,
+    is_shown,
+    link,
+    linked,
+    mark,
+    note_shown,
+    write_cards,
+)
 from tests.unit.reporting import Maker
 
 
@@ -53,3 +63,18 @@ def test_a_process_that_finds_another_at_work_leaves_its_log_alone(tmp_path: Pat
     with pytest.raises(BusyError), ending_logged(tmp_path):
         raise BusyError("another process is at work")
     assert not (tmp_path / LOG).exists()
+
+
+def test_of_what_was_shown_wandb_keeps_all_and_a_report_is_the_last(tmp_path: Path) -> None:
+    for place in ("wandb", "report"):
+        for shown in ("one", "two"):
+            note_shown(tmp_path, place, shown)
+    assert [is_shown(tmp_path, "wandb", shown) for shown in ("one", "two", "three")] == [True, True, False]
+    assert [is_shown(tmp_path, "report", shown) for shown in ("one", "two")] == [False, True]
+
+
+def test_iterations_are_marked_by_what_they_are_and_how_they_are_shown(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    one, other = ([{"policy": maker.artifact("policies", {})}] for _ in range(2))
+    assert mark(one, 8) == mark(one, 8)
+    assert len({mark(one, 8), mark(one, 9), mark(other, 8)}) == 3

@@ -294,3 +294,25 @@ def test_the_first_policy_is_the_same_whichever_reference_later_ones_have(cfg: R
     nothing, first, second = moved(before, artifacts(cfg))
     assert (nothing, first) == (set(), set())
     assert "policy" in second
+
+
+def test_ratings_that_are_held_out_measure_where_there_is_no_file_of_others(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    cfg.people.path, cfg.tuning.ratings.held_out = None, 2
+    first, *_ = artifacts(cfg)
+    assert {"people", "agreement", "ratings"} <= first.keys()
+    assert first["people"] != first["ratings"]
+    cfg.evaluation.judge = "independent"  # then they are what it learns from
+    first, *_ = artifacts(cfg)
+    assert "people" not in first and "grader_ratings" in first
+
+
+def test_a_judge_is_taught_in_the_mode_in_which_it_will_judge(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    before = artifacts(cfg)
+    cfg.tuning.verdicts = "expected"
+    assert artifacts(cfg) == before
+    cfg.judge.mode = cfg.tuning.verdicts = "sampled"
+    told = artifacts(cfg)
+    cfg.tuning.verdicts = "auto"
+    assert artifacts(cfg) == told != before
