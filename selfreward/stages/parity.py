@@ -6,7 +6,6 @@ nothing else in the loop would show it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from itertools import chain
 
 import numpy as np
 
+from selfreward.adapters import Adapter
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ParityError
 from selfreward.records import Candidate, Prompt
@@ -24,6 +24,9 @@ from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_se
 
 _PROMPTS = 4
 _DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
+
+Twice = tuple[np.ndarray, np.ndarray]
+"""Log-probabilities of the same tokens (T), scored in batches of two sizes: each time they round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,21 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     """
     probe = parents["probe"].read(Candidate) if "probe" in parents else None
     answers = probe or _sample(parents["prompts"].read(Prompt), tools)
-    work.plan(len(answers) / 2, "prompts")
     adapter = tools.adapter(parents["policy"])
-    scored, rounding = _score(answers, parents["policy"], work, tools)
+    moves = probe is not None and adapter is not None
+    work.plan(len(answers) / 2 * (2 if moves else 1), "prompts")
+    scored, training = _score(answers, adapter, work, tools)
+    without = _score(answers, None, work, tools)[1] if moves else None
+    rounding = float(np.abs(training[0] - training[1]).mean())
     found = tools.engine_of(role).logprobs(
         [answer.prompt_ids for answer in answers],
         [answer.token_ids for answer in answers],
         adapter,
         lambda _, tokens: work.advance(0, tokens),
     )
-    engine, training = _flat(found), _flat([answer.logprobs for answer in scored])
-    share = adapter_share(engine, training, _flat([a.logprobs for a in probe])) if probe and adapter else None
-    off = np.abs(engine - training)
+    engine = _flat(found)
+    share = adapter_share(engine, training, without) if without else None
+    off = np.abs(engine - training[0])
     most = allowed(config.limit, tools.cfg.model.dtype, rounding)
     key = settings_key(engine_name(tools.cfg, role))
     _check(key, config.engine, parents["policy"], float(off.mean()), most, share)
@@ -87,19 +93,21 @@ class Share:
         return abs(self.share - 1) - 4 * self.error <= 0.5
 
 
-def adapter_share(engine: np.ndarray, training: np.ndarray, without: np.ndarray) -> Share | None:
-    """The least-squares share of training's step from `without` the adapter to with it that the engine takes too.
+def adapter_share(engine: np.ndarray, training: Twice, without: Twice) -> Share | None:
+    """The share of training's step from `without` the adapter to with it that the engine takes too.
 
-    All three are log-probabilities of the same tokens. None where the adapter changes nothing. A short training moves
-    log-probabilities by less, on average, than bfloat16 rounds them: only together do the tokens tell.
+    A short training moves log-probabilities by less, on average, than bfloat16 rounds them: only together do the tokens
+    tell, and by least squares rounding would count as a step that the engine does not take. So the second step is the
+    instrument of the first, and the error that of White (1980), for some tokens round far more than others. None where
+    the two have nothing in common: then nothing can be told.
     """
-    step, taken = training - without, engine - without
-    length = float(step @ step)
-    if length == 0:
+    step_T, again_T = training[0] - without[0], training[1] - without[1]
+    taken_T = engine - without[0]
+    length = float(step_T @ again_T)
+    if length <= 0:
         return None
-    share = float(taken @ step) / length
-    rest = taken - share * step
-    return Share(share, math.sqrt(float(rest @ rest) / max(len(step) - 1, 1) / length))
+    share = float(taken_T @ again_T) / length
+    return Share(share, float(np.linalg.norm((taken_T - share * step_T) * again_T)) / length)
 
 
 def allowed(limit: float | None, dtype: str, rounding: float) -> float:
@@ -156,9 +164,11 @@ def _sample(prompts: Sequence[Prompt], tools: Tools) -> list[Candidate]:
     ]
 
 
-def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: Tools) -> tuple[list[Candidate], float]:
-    """The answers with the log-probabilities that training's own forward pass gives them under a policy, and how far
-    off these it is, in nats a token, when each two are scored by themselves: by rounding alone.
+def _score(
+    answers: Sequence[Candidate], adapter: Adapter | None, work: Work, tools: Tools
+) -> tuple[list[Candidate], Twice]:
+    """The answers with the log-probabilities that training's own forward pass gives them, and these once more beside
+    what they are when each two are scored by themselves: they differ by rounding alone.
 
     That is the more, the less likely the answers are: they are policy 0's, and policies move away from them.
     """
@@ -166,21 +176,21 @@ def _score(answers: Sequence[Candidate], policy: Artifact, work: Work, tools: To
 
     twos = list(zip(answers[::2], answers[1::2], strict=True))
     rows = [(one.prompt_ids, one.token_ids, other.token_ids) for one, other in twos]
-    with tools.models.policy(tools.adapter(policy)) as model:
+    with tools.models.policy(adapter) as model:
         score = partial(compute_logprobs, model, tools.models.chat.tokenizer, rows, tools.speed)
         together = list(chain(*score(tools.plan.scoring_tokens, work.advance)))
         apart = list(chain(*score(1, lambda _, tokens: work.advance(0, tokens))))
-    rounding = float(np.abs(_flat(together) - _flat(apart)).mean())
-    return [replace(answer, logprobs=logprobs) for answer, logprobs in zip(answers, together, strict=True)], rounding
+    made = [replace(answer, logprobs=logprobs) for answer, logprobs in zip(answers, together, strict=True)]
+    return made, (_flat(together), _flat(apart))
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=np.float64)
 
 
-PARITY = Stage("parity", 3, partial(parity, role="sampling"))
+PARITY = Stage("parity", 4, partial(parity, role="sampling"))
 FURTHER_PARITY: dict[Role, Stage[ParityIdentity, Tools]] = {
-    "judge": Stage("parity", 3, partial(parity, role="judge")),
-    "evaluation": Stage("parity", 3, partial(parity, role="evaluation")),
+    "judge": Stage("parity", 4, partial(parity, role="judge")),
+    "evaluation": Stage("parity", 4, partial(parity, role="evaluation")),
 }
 """Of engines beside the one that samples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,10 +169,10 @@ def shares(of: Callable[[np.ndarray], np.ndarray], step: float, rounding: float 
         draw = np.random.default_rng(seed)
         without = draw.normal(-1, 1, TOKENS)
         moved = draw.normal(0, step, TOKENS)
-        noise = draw.normal(0, rounding, (3, TOKENS))
-        share = adapter_share(without + of(moved) + noise[0], without + moved + noise[1], without + noise[2])
-        assert share is not None
-        found.append(share)
+        noise = draw.normal(0, rounding, (5, TOKENS))
+        training = without + moved + noise[1], without + moved + noise[2]
+        share = adapter_share(without + of(moved) + noise[0], training, (without + noise[3], without + noise[4]))
+        found.append(share or Share(0, math.inf))  # nothing can be told
     return found
 
 
@@ -191,4 +192,4 @@ def test_one_that_applies_it_twice_is_found() -> None:
 
 def test_an_adapter_that_changes_nothing_has_no_share() -> None:
     same = np.full(3, -1.0)
-    assert adapter_share(same + 0.1, same, same) is None
+    assert adapter_share(same + 0.1, (same, same), (same, same)) is None

@@ -61,7 +61,8 @@ def _the_engine_was_held_against_training(engine: HFEngine, dtype: torch.dtype, 
     prompts, completions = [a.prompt_ids for a in answers], [a.token_ids for a in answers]
     forgetful = np.concatenate(engine.logprobs(prompts, completions, None, lambda *_: None))
     training = np.concatenate([answer.logprobs for answer in answers])
-    share = adapter_share(forgetful, training, np.concatenate([a.logprobs for a in before.read(Candidate)]))
+    without = np.concatenate([answer.logprobs for answer in before.read(Candidate)])
+    share = adapter_share(forgetful, (training, training), (without, without))
     assert share is not None and not share.is_whole
 
 
