@@ -76,7 +76,7 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
         "difference": float(off.mean()),
         "largest_difference": float(off.max()),
         "rounding": rounding,
-        "adapter_share": share.share if share else None,
+        "adapter_share": share.share if share and share.is_known else None,
     }
 
 
@@ -91,6 +91,11 @@ class Share:
     def is_whole(self) -> bool:
         """Whether it may be all: nearer to 1 than to 0 or 2, as far as four standard errors can tell."""
         return abs(self.share - 1) - 4 * self.error <= 0.5
+
+    @property
+    def is_known(self) -> bool:
+        """Whether four standard errors can tell all from nothing, or rounding hides it."""
+        return 4 * self.error <= 0.5
 
 
 def adapter_share(engine: np.ndarray, training: Twice, without: Twice) -> Share | None:
