@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.errors import ArtifactError
+from selfreward.store.identity import digest
 
 FILE_NAME = "manifest.json"
 _LIBRARIES = ("selfreward", "torch", "transformers", "peft", "trl", "datasets", "pyarrow", "safetensors")
@@ -45,7 +46,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """An artifact's identity, parents, files, metrics and cost."""
+    """An artifact's identity, parents, files, metrics and cost.
+
+    `parents` are references; `parent_contents` tell of which files each of them was made up then (`content`).
+    """
 
     stage: str
     stage_version: int
@@ -56,8 +60,19 @@ class Manifest:
     files: dict[str, FileEntry]
     metrics: dict[str, Any]
     cost: Cost
+    parent_contents: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)
     git_revision: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """`<stage>/<id>`, by which other manifests name it."""
+        return f"{self.stage}/{self.id}"
+
+    @property
+    def content(self) -> str:
+        """SHA-256 over the names and hashes of its files, in hexadecimal."""
+        return digest({name: entry.sha256 for name, entry in self.files.items()})
 
     @property
     def rows(self) -> int:

@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from selfreward.errors import ArtifactError
 from selfreward.group import ALONE, Group
 from selfreward.records import Record, from_table
-from selfreward.store.identity import Identity, artifact_id, file_sha256, plain
-from selfreward.store.manifest import Manifest, git_revision, library_versions
+from selfreward.store.identity import Identity, artifact_id, canonical_json, file_sha256, plain
+from selfreward.store.manifest import Manifest, git_revision, library_versions, write_atomically
 from selfreward.store.observer import Meter, NoMeter, Observer, Silent
 from selfreward.store.work import Work
 
@@ -39,7 +39,7 @@ class Artifact:
     @property
     def reference(self) -> str:
         """`<stage>/<id>`, by which other manifests name it."""
-        return f"{self.manifest.stage}/{self.manifest.id}"
+        return self.manifest.reference
 
     @property
     def metrics(self) -> Metrics:
@@ -116,21 +116,31 @@ class Store(Generic[Tools]):
         parents: Mapping[str, Artifact] | None = None,
         seed: int | None = None,
     ) -> Artifact:
-        """The artifact of `stage` under these settings: reused where it is complete, otherwise made."""
+        """The artifact of `stage` under these settings: reused where it is complete, otherwise made.
+
+        Raises `ArtifactError` for one that was made from parents whose files are other ones now.
+        """
         parents = parents or {}
         references = {name: parent.reference for name, parent in parents.items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
         folder = self.root / stage.name / identifier
         if manifest := self.group.share(lambda: Manifest.read(folder)):
-            return self._reuse(folder, manifest)
+            return self._reuse(folder, manifest, parents)
         with self._locked(stage.name, identifier) if self.group.leads else nullcontext():
             if manifest := self.group.share(lambda: Manifest.read(folder)):
-                return self._reuse(folder, manifest)
+                return self._reuse(folder, manifest, parents)
             manifest = self._make(stage, config, parents, references, seed, folder)
         self.observer.finished(manifest, reused=False)
         return Artifact(folder, manifest)
 
-    def _reuse(self, folder: Path, manifest: Manifest) -> Artifact:
+    def _reuse(self, folder: Path, manifest: Manifest, parents: Mapping[str, Artifact]) -> Artifact:
+        for name, content in manifest.parent_contents.items():
+            if content != parents[name].manifest.content:
+                made = " ".join(map(str, self._made_from(manifest)))
+                raise ArtifactError(
+                    f"{manifest.reference} was made from other files of {manifest.parents[name]} than are there now: "
+                    f"remove {made} to make again all that comes of it"
+                )
         if self.group.leads:
             shutil.rmtree(folder / "partial", ignore_errors=True)
         self.observer.finished(manifest, reused=True)
@@ -145,7 +155,8 @@ class Store(Generic[Tools]):
         seed: int | None,
         folder: Path,
     ) -> Manifest:
-        folder.mkdir(parents=True, exist_ok=True)
+        contents = {name: parent.manifest.content for name, parent in parents.items()}
+        self.group.share(lambda: _begin(folder, contents))
         self.observer.started(stage.name, folder.name)
         with self.meter.measure() as peak:
             work = Work(folder, seed, self.observer, peak, self.group)
@@ -163,6 +174,7 @@ class Store(Generic[Tools]):
                 files=work.files(),
                 metrics=metrics,
                 cost=cost,
+                parent_contents=contents,
                 libraries=library_versions(),
                 git_revision=git_revision(),
             )
@@ -171,6 +183,14 @@ class Store(Generic[Tools]):
             return manifest
 
         return self.group.share(complete)
+
+    def _made_from(self, manifest: Manifest) -> list[Path]:
+        """The folders of an artifact and of all that was made from it."""
+        there = filter(None, (Manifest.read(path.parent) for path in sorted(self.root.glob("*/*/manifest.json"))))
+        found, others = [manifest.reference], list(there)
+        for reference in found:  # which grows
+            found += [m.reference for m in others if reference in m.parents.values() and m.reference not in found]
+        return [self.root / reference for reference in found]
 
     @contextmanager
     def _locked(self, stage: str, identifier: str) -> Iterator[None]:
@@ -187,3 +207,12 @@ class Store(Generic[Tools]):
             yield
         finally:
             lock.release()
+
+
+def _begin(folder: Path, contents: dict[str, str]) -> None:
+    """Make ready for an attempt: an earlier one goes on where it left off, unless its parents had other files."""
+    note, text = folder / "partial" / "parents.json", canonical_json(contents).encode()
+    if folder.exists() and not (note.exists() and note.read_bytes() == text):
+        shutil.rmtree(folder)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, text)

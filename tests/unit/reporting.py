@@ -50,7 +50,9 @@ class Maker:
             pq.write_table(to_table(rows, type(rows[0])), path)
             files[path.name] = FileEntry(file_sha256(path), path.stat().st_size, len(rows))
         cost = Cost(1.5, 100, 1 << 30)
-        manifest = Manifest(stage, 1, folder.name, config, {}, 0, files, metrics, cost, {"python": "3.11"}, "abc")
+        manifest = Manifest(
+            stage, 1, folder.name, config, {}, 0, files, metrics, cost, libraries={"python": "3.11"}, git_revision="abc"
+        )
         return Artifact(folder, manifest)
 
     def held_out(self, duels: Sequence[Comparison], rate: float, low: float, high: float) -> dict[str, Artifact]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -181,7 +182,7 @@ class _Peaks:
 
 def test_the_cost_of_earlier_attempts_is_kept(tmp_path: Path) -> None:
     folder = fail(tmp_path, "e", meter=_Peaks(700))
-    notes = [json.loads(path.read_text()) for path in folder.glob("partial/*.json")]
+    notes = [json.loads(path.read_text()) for path in folder.glob("partial/shard-*.json")]
     cost = make(tmp_path, Recorder(), meter=_Peaks(300)).manifest.cost
     assert cost.tokens == 50
     assert cost.peak_memory_bytes == 700
@@ -222,6 +223,57 @@ def test_a_manifest_that_can_not_be_read_is_an_error_and_not_an_artifact(tmp_pat
     path.write_text(content)
     with pytest.raises(ArtifactError, match=f"{path} can't be read"):
         make(tmp_path, Recorder())
+
+
+def _family(root: Path, ending: str, *, fails_at: str = "") -> list[Artifact]:
+    """A word, its child, and its child's child. The first ends as it is told, of which its settings say nothing, as
+    another machine's rounding may change what is drawn."""
+
+    def first(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        work.shards([["a"]], lambda items: spell(ending, items), Prompt)
+        return {}
+
+    def later(config: Words, parents: Mapping[str, Artifact], work: Work, tools: None) -> Metrics:
+        words = [prompt.prompt for prompt in parents["of"].read(Prompt)]
+        work.shards([words, ["e"]], lambda items: _spell_but(fails_at, items), Prompt)
+        return {}
+
+    store = Store(root, None)
+    word = store.run(Stage("words", 1, first), Words())
+    child = store.run(Stage("children", 1, later), Words(), {"of": word})
+    return [word, child, store.run(Stage("grandchildren", 1, later), Words(), {"of": child})]
+
+
+def _spell_but(fails_at: str, items: Sequence[str]) -> list[Prompt]:
+    if fails_at in items:
+        raise RuntimeError("killed")
+    return spell("", items)
+
+
+def test_what_was_made_from_files_that_are_no_longer_there_is_refused_with_all_that_comes_of_it(tmp_path: Path) -> None:
+    word, child, grandchild = _family(tmp_path, "!")
+    shutil.rmtree(word.path)
+    refused = f"{child.reference} was made from other files of {word.reference} than are there now: remove {child.path}"
+    with pytest.raises(ArtifactError, match=rf"{refused} {grandchild.path} to make again"):
+        _family(tmp_path, "?")
+    for artifact in (child, grandchild):
+        shutil.rmtree(artifact.path)
+    assert _family(tmp_path, "?")[2].read(Prompt) == _family(tmp_path / "undisturbed", "?")[2].read(Prompt)
+
+
+def test_an_artifact_that_is_made_again_alike_keeps_its_children(tmp_path: Path) -> None:
+    made = _family(tmp_path, "!")
+    shutil.rmtree(made[0].path)
+    again = _family(tmp_path, "!")
+    assert again[1:] == made[1:]
+    assert again[0].manifest.content == made[0].manifest.content
+
+
+def test_shards_that_were_made_from_other_files_are_not_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        _family(tmp_path, "!", fails_at="e")
+    shutil.rmtree(tmp_path / "words")
+    assert _family(tmp_path, "?")[1].manifest.files == _family(tmp_path / "undisturbed", "?")[1].manifest.files
 
 
 def _flipped(data: bytes) -> bytes:
