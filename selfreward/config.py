@@ -122,7 +122,8 @@ class DocumentsConfig(Execution):
 
 @dataclass
 class GateConfig(Execution):
-    """What prompts must pass before a policy learns from them."""
+    """What prompts must pass before a policy learns from them. `contamination` and `personal` are of people's answers
+    and ratings, and of documents, too."""
 
     contamination: str = _choice("raise", "raise", "drop", "ignore")  # of prompts that an evaluation holds too
     run_of_words: int = _number(13, least=3)  # in common with an evaluation that make a leak; a Chinese letter is half

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from selfreward.config import DocumentsConfig
 from selfreward.documents.chunks import cut_document
 from selfreward.documents.read import documents_content, read_documents
 from selfreward.errors import ConfigError
+from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redacted
 from selfreward.records import Chunk, prompt_id
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
@@ -22,24 +25,26 @@ SETTINGS = ("text_column", "chunk_tokens", "held_out")
 
 @dataclass(frozen=True)
 class ChunksIdentity(Identity):
-    """Which documents by their bytes, and how they are cut; the parent is the policy whose tokens count."""
+    """Which documents by their bytes, how they are cut, and what becomes of `personal` data; the parent is the policy
+    whose tokens count."""
 
     content: str
     documents: Mapping[str, Any]
     on_error: str
     leaks: LeaksIdentity
+    personal: str
 
 
-def chunks_identity(cfg: DocumentsConfig, on_error: str, leaks: LeaksIdentity) -> ChunksIdentity:
+def chunks_identity(cfg: DocumentsConfig, on_error: str, leaks: LeaksIdentity, personal: str) -> ChunksIdentity:
     """Of the documents of a run."""
-    return ChunksIdentity(documents_content(Path(str(cfg.path))), only(cfg, SETTINGS), on_error, leaks)
+    return ChunksIdentity(documents_content(Path(str(cfg.path))), only(cfg, SETTINGS), on_error, leaks, personal)
 
 
 def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """All chunks in their order. Those documents are held out whose texts' hashes are smallest: no seed changes it.
 
     No chunk is learned from that holds what is held out here, or a text of an evaluation, which is any other parent
-    than the policy.
+    than the policy. In what is learned from, personal data is redacted, or the chunk left out.
 
     Raises `ConfigError` where none is left to learn from.
     """
@@ -61,12 +66,23 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     evaluations["the documents held out"] = [chunk.text for chunk in chunks if chunk.held_out]
     learned = {chunk.chunk_id: chunk.text for chunk in chunks if not chunk.held_out}
     leaks = leaks_among(learned, evaluations, config.leaks, "chunks of documents")
+    kept, found = list[Chunk](), Counter[str]()
     for chunk in chunks:
         if chunk.chunk_id in leaks:
             skipped.add("a chunk is evaluated on", chunk.document)
-    kept = [chunk for chunk in chunks if chunk.chunk_id not in leaks]
+        elif chunk.held_out or config.personal == "ignore":
+            kept.append(chunk)
+        elif config.personal == "redact":
+            text = redacted(chunk.text, found)
+            kept.append(dataclasses.replace(chunk, text=text, tokens=count(text)))
+        elif find_personal(chunk.text):
+            skipped.add(f"a chunk {HOLDS_PERSONAL}", chunk.document)
+        else:
+            kept.append(chunk)
     if all(chunk.held_out for chunk in kept):
-        raise ConfigError("documents.path", cfg.path, "all its chunks are evaluated on; name other texts")
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in skipped.counts.items())
+        remedy = f"no chunk may be learned from ({reasons}); name other texts"
+        raise ConfigError("documents.path", cfg.path, remedy)
     work.shards([kept], list, Chunk)
     return {
         "documents": len(documents),
@@ -75,8 +91,9 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
         "tokens": sum(chunk.tokens for chunk in kept if not chunk.held_out),
         "left_out": dict(skipped.counts),
         "first_left_out": skipped.first,
+        "redacted": dict(found),
         "file": Path(str(cfg.path)).name,
     }
 
 
-CHUNKS = Stage("chunks", 5, cut_documents)
+CHUNKS = Stage("chunks", 6, cut_documents)

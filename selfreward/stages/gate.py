@@ -15,7 +15,7 @@ from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
 from selfreward.hygiene.diversity import self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
-from selfreward.hygiene.personal import find_personal, redact
+from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
 from selfreward.stages.document_prompts import question_and_text
@@ -111,7 +111,7 @@ def _personal(passage: Passage, what: str) -> None:
     found = {prompt.prompt_id: find_personal(prompt.prompt) for prompt in passage.prompts}
     if what == "drop":
         personal = {p.prompt_id: redact(p.prompt, found[p.prompt_id]) for p in passage.prompts if found[p.prompt_id]}
-        passage.drop(personal, "holds personal data")
+        passage.drop(personal, HOLDS_PERSONAL)
         return
     redacted: dict[str, Prompt] = {}
     again: list[str] = []
@@ -149,4 +149,4 @@ def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str,
     return repeated
 
 
-GATE = Stage("gate", 5, pass_gate)
+GATE = Stage("gate", 6, pass_gate)

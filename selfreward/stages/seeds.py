@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
+from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redacted
 from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import read_demonstrations, read_ratings
@@ -25,22 +27,25 @@ _LEAST_WORDS = 8
 
 @dataclass(frozen=True)
 class SeedsIdentity(Identity):
-    """Which file by its bytes, how it is read and cleaned, and which part of it."""
+    """Which file by its bytes, how it is read and cleaned, and which part of it. `personal` is what becomes of personal
+    data."""
 
     key: str  # tuning.demonstrations, say
     content: str
     reading: Mapping[str, Any]
     cleaning: Mapping[str, Any]
     leaks: LeaksIdentity
+    personal: str
     held_out: bool
 
 
 def seeds_identity(
-    key: str, file: SeedFileConfig, data: DataConfig, leaks: LeaksIdentity, *, held_out: bool = False
+    key: str, file: SeedFileConfig, data: DataConfig, leaks: LeaksIdentity, personal: str, *, held_out: bool = False
 ) -> SeedsIdentity:
     """Of what is learned from, or of what is kept apart."""
     reading = {name: value for name, value in dataclasses.asdict(file).items() if name != "path"}
-    return SeedsIdentity(key, file_sha256(Path(str(file.path))), reading, dataclasses.asdict(data), leaks, held_out)
+    content, cleaning = file_sha256(Path(str(file.path))), dataclasses.asdict(data)
+    return SeedsIdentity(key, content, reading, cleaning, leaks, personal, held_out)
 
 
 def select_seeds(
@@ -48,6 +53,8 @@ def select_seeds(
 ) -> Metrics:
     """One part of a file. None of the prompts of `parents` is in it: they are there to measure by. What holds one of
     them in other words around it is a leak, and so is an answer to learn that holds one, or an answer to measure by.
+
+    Personal data is redacted in what is left, or that which holds some left out.
 
     Raises `ConfigError` where nothing is left.
     """
@@ -68,21 +75,37 @@ def select_seeds(
         if config.held_out:
             raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
         raise ConfigError(f"{config.key}.path", file.path, "all its prompts are evaluated on; name another file")
-    work.shards([kept], list, record)
-    left_out = dict(seeds.skipped.counts)
+    left_out, found = dict(seeds.skipped.counts), Counter[str]()
     if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
+    if config.personal == "redact":
+        kept = [_redacted(seed, found) for seed in kept]
+    if config.personal == "drop":
+        impersonal = [seed for seed in kept if not find_personal(f"{seed.prompt}\n\n{seed.response}")]
+        if len(impersonal) < len(kept):
+            left_out[HOLDS_PERSONAL] = len(kept) - len(impersonal)
+        kept = impersonal
+        if not kept:
+            raise ConfigError("gate.personal", "drop", f"all that is left of {file.path} holds some; use redact")
+    work.shards([kept], list, record)
     return {
         "held_out": len(seeds.held_out),
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,
+        "redacted": dict(found),
         "file": Path(str(file.path)).name,
     }
+
+
+def _redacted(seed: Any, found: Counter[str]) -> Any:
+    prompt = redacted(seed.prompt, found)
+    response = redacted(seed.response, found)
+    return dataclasses.replace(seed, prompt_id=prompt_id(prompt), prompt=prompt, response=response)
 
 
 def _is_long(text: str) -> bool:
     return length_in_words(words(text)) >= _LEAST_WORDS
 
 
-DEMONSTRATIONS = Stage("demonstrations", 4, partial(select_seeds, record=Demonstration))
-RATINGS = Stage("ratings", 4, partial(select_seeds, record=Rating))
+DEMONSTRATIONS = Stage("demonstrations", 5, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", 5, partial(select_seeds, record=Rating))

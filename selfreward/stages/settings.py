@@ -80,7 +80,8 @@ class StageSettings:
         return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
 
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False) -> SeedsIdentity:
-        return seeds_identity(key, file, self.cfg.data, self.leaks, held_out=held_out)
+        personal = "ignore" if held_out or key == "people" else self.cfg.gate.personal  # what measures stays as it is
+        return seeds_identity(key, file, self.cfg.data, self.leaks, personal, held_out=held_out)
 
     def measured_by(self) -> dict[str, SeedsIdentity]:
         """What people wrote that nobody learns from, by the name of the artifact."""
@@ -96,7 +97,7 @@ class StageSettings:
 
     @property
     def chunks(self) -> ChunksIdentity:
-        return chunks_identity(self.cfg.documents, self.cfg.data.on_error, self.leaks)
+        return chunks_identity(self.cfg.documents, self.cfg.data.on_error, self.leaks, self.cfg.gate.personal)
 
     @property
     def rephrasings(self) -> RephrasingsIdentity:

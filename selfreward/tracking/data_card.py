@@ -17,7 +17,7 @@ SHOWN = 20
 _LACKS = "A policy learns from nothing else than what is here: what it lacks, the policy does not learn."
 _HABITS = "What a policy wrote carries its habits and its errors; filters look at its form, not at its sense."
 _PATTERNS = "Personal data is found by patterns: names and unusual forms pass."
-_PERSONAL = "Personal data was not looked for."
+_NOT_LOOKED_FOR = "Personal data was not looked for."
 _OTHER_WORDS = "A text that says what an evaluation says in other words passes the check against it."
 
 
@@ -93,8 +93,8 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
     steps.append(Step("asked", gate.metrics["prompts"] - too_long))
     facts = {name: value for name, value in _facts(iteration) if value}
     shown = [prompt.prompt for prompt in islice(gate.read(Prompt), examples)]
-    looked_for = _PERSONAL if gate.manifest.config["gate"]["personal"] == "ignore" else _PATTERNS
-    risks = [_LACKS, *([_HABITS] if written else []), looked_for, _OTHER_WORDS]
+    personal = _personal(gate.manifest.config["gate"]["personal"])
+    risks = [_LACKS, *([_HABITS] if written else []), personal, _OTHER_WORDS]
     return DataCard(number, f"Prompts of iteration {number}", origin, steps, facts, shown, risks)
 
 
@@ -113,11 +113,12 @@ def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataC
     }
     if metrics["used"]:
         facts |= {"words": f"{metrics['mean_words']:.1f} on average", **_variety(metrics)}
+    facts |= _redacted(chunks.metrics)
     before = {chunk.chunk_id: chunk.text for chunk in chunks.read(Chunk)}
     used = (one for one in made.read(Rephrasing) if not one.left_out)
     shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in islice(used, examples)]
     origin = f"Chunks of the documents in {chunks.metrics['file']}, each in a policy's own words."
-    risks = [_LACKS, _HABITS, _PERSONAL, _OTHER_WORDS]
+    risks = [_LACKS, _HABITS, _personal(chunks.manifest.config["personal"]), _OTHER_WORDS]
     return DataCard(number, "Rephrased documents", origin, steps, facts, shown, risks)
 
 
@@ -131,8 +132,9 @@ def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
     steps.append(Step("drawn to learn from", learned["drawn"][stage]))
     facts = {"kept apart, to measure by or for an independent judge": metrics["held_out"]}
     facts |= {"examples with more tokens than tuning.max_length, of all that was drawn": learned["too_long"]}
-    shown = {name: f"{count}" for name, count in facts.items() if count}
-    return DataCard(number, f"People's {stage}", origin, steps, shown, [], [_LACKS, _PERSONAL, _OTHER_WORDS])
+    shown = {name: f"{count}" for name, count in facts.items() if count} | _redacted(metrics)
+    risks = [_LACKS, _personal(seeds.manifest.config["personal"]), _OTHER_WORDS]
+    return DataCard(number, f"People's {stage}", origin, steps, shown, [], risks)
 
 
 def _left_out(metrics: Mapping[str, object], shown: str) -> Iterator[Step]:
@@ -157,7 +159,16 @@ def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
     if "mean_distance" in gate:
         yield "mean distance of embeddings", f"{gate['mean_distance']:.2f}"
         yield "evenness of their clusters", f"{gate['cluster_evenness']:.2f}"
-    yield "redacted", ", ".join(f"{count} {kind}" for kind, count in gate["redacted"].items())
+    yield from _redacted(gate).items()
+
+
+def _redacted(metrics: Mapping[str, Any]) -> dict[str, str]:
+    found = ", ".join(f"{count} {kind}" for kind, count in metrics["redacted"].items())
+    return {"redacted": found} if found else {}
+
+
+def _personal(setting: str) -> str:
+    return _NOT_LOOKED_FOR if setting == "ignore" else _PATTERNS
 
 
 def _variety(metrics: Mapping[str, Any]) -> dict[str, str]:

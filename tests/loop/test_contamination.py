@@ -80,7 +80,10 @@ def test_where_no_chunk_is_left_the_documents_are_named(planted: RunConfig, tmp_
     rows = [{"text": f"{PLANTED} {number}"} for number in range(2)]
     planted.documents.path, planted.documents.held_out = _written(tmp_path / "texts.jsonl", rows), 1
     planted.gate.contamination = "drop"
-    with pytest.raises(ConfigError, match=r"^documents.path=.*: all its chunks are evaluated on; name other texts"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^documents.path=.*: no chunk may be learned from \(a chunk is evaluated on: 1\); name other texts",
+    ):
         run_loop(planted)
 
 

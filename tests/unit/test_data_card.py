@@ -88,7 +88,7 @@ def test_a_risk_is_told_where_there_is_one(tmp_path: Path) -> None:
 def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_rephrasing(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     chunks = {"documents": 3, "left_out": {"is there already": 1}, "first_left_out": {"is there already": "b.txt"}}
-    chunks |= {"file": "notes", "held_out": 1}
+    chunks |= {"file": "notes", "held_out": 1, "redacted": {"phone": 2}}
     made = {"rephrasings": 4, "used": 1, "left_out": {"is cut off": 3}, "used_by_style": {"easy": 1}}
     made |= {"numbers_kept": 0.8, "names_kept": None, "languages": {"en": 1}, "mean_words": 3.0}
     made |= {"distinct_1": 1.0, "distinct_2": 0.5}
@@ -98,7 +98,7 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
     ]
     first: Iteration = {
         **maker.first(),
-        "chunks": maker.artifact("chunks", chunks, [Chunk("c", "a.txt", "A text.", 3, False)]),
+        "chunks": maker.artifact("chunks", chunks, [Chunk("c", "a.txt", "A text.", 3, False)], {"personal": "redact"}),
         "rephrasings": maker.artifact("rephrasings", made, rows),
     }
     (card,) = data_cards([first])
@@ -113,6 +113,7 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
     text = markdown(card)
     assert "| left out: is there already | 1 | b.txt |" in text
     assert "- numbers kept: 80 %" in text
+    assert "- redacted: 2 phone" in text
     assert "- distinct-1, distinct-2: 1.00, 0.50" in text
     assert "1. A text. (easy:) In other words." in text
 
@@ -120,8 +121,8 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
 def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path: Path) -> None:
     maker = Maker(tmp_path)
     metrics = {"left_out": {"has no score": 2}, "first_left_out": {"has no score": "p.jsonl, line 7"}, "held_out": 5}
-    metrics["file"] = "p.jsonl"
-    ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}})
+    metrics |= {"file": "p.jsonl", "redacted": {}}
+    ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}, "personal": "ignore"})
     tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}), "ratings": ratings}
     (card,) = data_cards([{**maker.first(), **tuned}])
     assert card.origin == "Read from p.jsonl, a file of people's ratings in the form groups."

@@ -296,6 +296,16 @@ def test_the_first_policy_is_the_same_whichever_reference_later_ones_have(cfg: R
     assert "policy" in second
 
 
+def test_personal_data_is_looked_for_in_what_is_learned_from_and_not_in_what_measures(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    cfg.tuning.demonstrations.held_out = 1
+    before = artifacts(cfg)
+    cfg.gate.personal = "drop"
+    first, _ = moved(before, artifacts(cfg))
+    assert first >= {"demonstrations", "ratings", "policy"}
+    assert not first & {"people", "demonstrations_held_out", "base_agreement"}
+
+
 def test_ratings_that_are_held_out_measure_where_there_is_no_file_of_others(cfg: RunConfig) -> None:
     learn_from_people(cfg)
     cfg.people.path, cfg.tuning.ratings.held_out = None, 2
