@@ -69,14 +69,15 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
         policy_0 = store.run(TUNE, stages.tuning, {"policy": policy_0, **seeds}, cfg.seed)
     parity = probe if policy_0 is model else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
+    drawn = cfg.seed if cfg.judge.mode == "sampled" else None  # what is read and not drawn is the same for all seeds
 
     def agreement(policy: Artifact) -> Artifact:
         judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
-        return store.run(AGREEMENT, stages.agreement, judged, cfg.seed)
+        return store.run(AGREEMENT, stages.agreement, judged, drawn)
 
     def imitation(policy: Artifact) -> Artifact:
         surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
-        return store.run(IMITATION, stages.perplexity, surprised, cfg.seed)
+        return store.run(IMITATION, stages.perplexity, surprised)
 
     def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
         answers = store.run(CANDIDATES, stages.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
@@ -176,12 +177,12 @@ def _documents(
         "chunks": chunks,
         "rephrasings": store.run(REPHRASINGS, stages.rephrasings, {"chunks": chunks, "policy": model}, cfg.seed),
     }
-    before = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": model}, cfg.seed)
+    before = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": model})
     made = {**learned, "base_perplexity": before}
     if cfg.documents.most_tokens == 0:
         return made
     policy = store.run(PRETRAIN, stages.pretraining, {"policy": model, **learned}, cfg.seed)
-    after = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": policy}, cfg.seed)
+    after = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": policy})
     return {**made, "pretrained": policy, "perplexity": after}
 
 

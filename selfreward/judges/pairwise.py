@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selfreward.judges import request
 from selfreward.judges.base import Bench
 from selfreward.texts import fill, read_text
 
 QUESTION = read_text(__file__, "pairwise.txt")
+TEXTS = (QUESTION, *request.TEXTS)
 OPENING = "Better:"
 
 
@@ -24,9 +26,10 @@ class Duel:
 
 def build_messages(duel: Duel) -> tuple[str, str]:
     """What the judge is asked about a duel: with the answer shown first, and with its opponent shown first."""
+    asked = request.show(duel.prompt)
     return (
-        fill(QUESTION, prompt=duel.prompt, first=duel.answer, second=duel.opponent),
-        fill(QUESTION, prompt=duel.prompt, first=duel.opponent, second=duel.answer),
+        fill(QUESTION, request=asked, first=duel.answer, second=duel.opponent),
+        fill(QUESTION, request=asked, first=duel.opponent, second=duel.answer),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import VerdictError
+from selfreward.judges import request
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement
 from selfreward.store import derive_seed
@@ -20,7 +21,7 @@ from selfreward.texts import fill, read_text
 
 RUBRIC = read_text(__file__, "rubric.txt")
 ASK = {mode: read_text(__file__, f"rubric_{mode}.txt") for mode in ("expected", "sampled")}
-TEXTS = {mode: (RUBRIC, ask) for mode, ask in ASK.items()}
+TEXTS = {mode: (RUBRIC, ask, *request.TEXTS) for mode, ask in ASK.items()}
 HIGHEST = 5
 OPENING = "Score:"
 _VERDICT = re.compile(
@@ -39,7 +40,7 @@ def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) ->
 
 def build_message(candidate: Candidate, mode: str) -> str:
     """What the judge is asked about a candidate; what most of its messages share stands first."""
-    return fill(RUBRIC, ask=ASK[mode].strip(), prompt=candidate.prompt, candidate=candidate.text)
+    return fill(RUBRIC, ask=ASK[mode].strip(), request=request.show(candidate.prompt), candidate=candidate.text)
 
 
 def parse(reply: str, *, finished: bool = True) -> float:

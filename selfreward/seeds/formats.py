@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfreward import conversation
 from selfreward.config import SeedFileConfig
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.rows import RowError, UnusedRowError, list_of, number_of, text_of
 
 HIGHEST = 5.0
-_SAID = {"user": "User", "assistant": "Assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -70,17 +70,7 @@ def _prompt(row: Any, cfg: SeedFileConfig) -> str:
     roles = [message.get("role") for message in messages]
     if roles != (["user", "assistant"] * len(roles))[: len(roles)] or roles[-1] != "user":
         raise RowError("its turns do not alternate between user and assistant, from user to user")
-    if len(texts) == 1:
-        return texts[0]
-    return "\n\n".join(f"{_SAID[role]}: {text}" for role, text in zip(roles, texts, strict=True))
-
-
-def first_message(prompt: str) -> str:
-    """What a conversation begins with, from a prompt as it is read here; a request alone is its own."""
-    begins, follows = f"{_SAID['user']}: ", f"\n\n{_SAID['assistant']}: "
-    if not prompt.startswith(begins) or follows not in prompt:
-        return prompt
-    return prompt[len(begins) :].split(follows, 1)[0]
+    return conversation.join(texts)
 
 
 def _tree_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:

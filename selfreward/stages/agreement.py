@@ -9,11 +9,11 @@ from itertools import combinations, groupby
 from statistics import fmean
 
 from selfreward.config import JudgeConfig
+from selfreward.conversation import first_message
 from selfreward.intervals import bootstrap_ratio
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement, Rating
-from selfreward.seeds.formats import first_message
 from selfreward.stages.judgements import JudgementsIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work

@@ -161,5 +161,5 @@ def _comparison(
     )
 
 
-TEXTS = (pairwise.QUESTION,)
+TEXTS = pairwise.TEXTS
 EVALUATE = Stage("evaluations", 9, evaluate)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from selfreward.conversation import first_message
 from selfreward.errors import ContaminationError
 from selfreward.hygiene.contamination import Leak, complaint, find_leaks
 from selfreward.records import Demonstration, Prompt, Rating
-from selfreward.seeds.formats import first_message
 from selfreward.store import Artifact, Identity
 
 

@@ -273,10 +273,10 @@ DUELS = [Duel("Why?", "Because.", "No idea."), Duel("What is {first}?", "{second
 
 def question(prompt: str, first: str, second: str) -> str:
     """What the judge of a duel is asked, without the code that fills places."""
-    before, rest = QUESTION.split("{prompt}")
+    before, rest = QUESTION.split("{request}")
     between, rest = rest.split("{first}")
     then, after = rest.split("{second}")
-    return f"{before}{prompt}{between}{first}{then}{second}{after}".strip()
+    return f"{before}[Request]\n{prompt}{between}{first}{then}{second}{after}".strip()
 
 
 def test_a_preference_equals_an_independent_computation_in_both_orders(

@@ -226,7 +226,7 @@ def test_what_only_sampled_judgements_take_moves_none_that_are_read_in_one_prefi
 @pytest.mark.parametrize(("mode", "other"), [("expected", "sampled"), ("sampled", "expected")])
 def test_judgements_depend_on_the_words_of_their_own_mode_alone(mode: str, other: str) -> None:
     identity = judgements_identity(JudgeConfig(mode=mode), EngineIdentity("hf", merge_adapter=False))
-    assert identity.texts == (rubric.RUBRIC, rubric.ASK[mode])
+    assert identity.texts[:2] == (rubric.RUBRIC, rubric.ASK[mode])
     assert rubric.ASK[other] not in identity.texts
 
 
@@ -304,6 +304,18 @@ def test_personal_data_is_looked_for_in_what_is_learned_from_and_not_in_what_mea
     first, _ = moved(before, artifacts(cfg))
     assert first >= {"demonstrations", "ratings", "policy"}
     assert not first & {"people", "demonstrations_held_out", "base_agreement"}
+
+
+@pytest.mark.parametrize("mode", ["expected", "sampled"])
+def test_seeds_share_what_is_not_drawn(cfg: RunConfig, mode: str) -> None:
+    learn_from_people(cfg)
+    cfg.tuning.demonstrations.held_out, cfg.judge.mode = 1, mode
+    before = artifacts(cfg)
+    cfg.seed += 1
+    first, _ = moved(before, artifacts(cfg))
+    assert first >= {"policy", "agreement", "imitation"}
+    assert "base_imitation" not in first
+    assert ("base_agreement" in first) == (mode == "sampled")
 
 
 def test_ratings_that_are_held_out_measure_where_there_is_no_file_of_others(cfg: RunConfig) -> None:

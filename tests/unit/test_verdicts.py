@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfreward import conversation
 from selfreward.errors import VerdictError
 from selfreward.judges import pairwise, rubric
 from selfreward.judges.rubric import build_message, expected_score, parse
@@ -150,8 +152,16 @@ def test_a_place_is_filled_in_one_pass_so_text_that_looks_like_a_place_stays_as_
 def test_prompt_and_candidate_stand_word_for_word_in_their_own_sections(mode: str, text: str) -> None:
     message = build_message(candidate(text=text), mode)
     asked = rubric.RUBRIC.replace("{ask}", rubric.ASK[mode].strip())
-    before, after = asked.replace("{prompt}", "Prompt p?").split("{candidate}")
+    before, after = asked.replace("{request}", "[Request]\nPrompt p?").split("{candidate}")
     assert message == f"{before}{text}{after}".strip()
+
+
+def test_a_conversation_stands_before_the_request_that_ends_it() -> None:
+    asked = conversation.join(["Name a colour.", "Red.", "Another."])
+    shown = "[Conversation before]\nUser: Name a colour.\n\nAssistant: Red.\n\n[Request]\nAnother."
+    rated = dataclasses.replace(candidate(text="Blue."), prompt=asked)
+    assert f"\n\n{shown}\n\n[Reply]\nBlue." in build_message(rated, "expected")
+    assert all(f"\n\n{shown}\n\n[Answer A]" in m for m in pairwise.build_messages(pairwise.Duel(asked, "A", "B")))
 
 
 @pytest.mark.parametrize("text", ["{prompt}", "{candidate}", "{prompt} {candidate} {unknown} {} {0}", "\\1 \\g<0>"])
@@ -161,7 +171,7 @@ def test_a_candidate_that_holds_places_stays_literal(text: str) -> None:
     assert message.count("Prompt p?") == 1
 
 
-@pytest.mark.parametrize("text", [rubric.RUBRIC, *rubric.ASK.values(), pairwise.QUESTION])
+@pytest.mark.parametrize("text", [text for mode in rubric.TEXTS for text in rubric.TEXTS[mode]] + [*pairwise.TEXTS])
 def test_a_judges_own_words_state_no_verdict_that_could_be_read_back(text: str) -> None:
     with pytest.raises(VerdictError):
         parse(text)
