@@ -11,7 +11,7 @@ SETTINGS = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, named by its artifact's id: one name and one folder each, for ever."""
+    """An adapter, named by its artifact's id and content: one name, folder and set of weights each, for ever."""
 
     name: str
     folder: Path

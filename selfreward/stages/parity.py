@@ -57,11 +57,10 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     scored, training = _score(answers, adapter, work, tools)
     without = _score(answers, None, work, tools)[1] if moves else None
     rounding = float(np.abs(training[0] - training[1]).mean())
-    found = tools.engine_of(role).logprobs(
-        [answer.prompt_ids for answer in answers],
-        [answer.token_ids for answer in answers],
-        adapter,
-        lambda _, tokens: work.advance(0, tokens),
+    prompts, completions = [answer.prompt_ids for answer in answers], [answer.token_ids for answer in answers]
+    asked = tools.engine_of(role)
+    found = work.group.share(  # one process asks: vLLM on a CPU dies of two such requests at once
+        lambda: asked.logprobs(prompts, completions, adapter, lambda _, tokens: work.advance(0, tokens))
     )
     engine = _flat(found)
     share = adapter_share(engine, training, without) if without else None

@@ -134,12 +134,15 @@ class Tools:
         return Host(self.cfg, self.model_folder, self.run_folder, lambda: self.models, lambda: self.plan, self.say)
 
     def adapter(self, policy: Artifact) -> Adapter | None:
-        """A policy's adapter; None for one that is the base model."""
+        """A policy's adapter; None for one that is the base model.
+
+        Its name tells of its weights: a server that knows those of a policy that was lost must load those made again.
+        """
         if WEIGHTS not in policy.manifest.files:
             return None
         for name in (WEIGHTS, SETTINGS):
             policy.file(name)  # held against the manifest before it is used
-        return Adapter(policy.id, policy.path)
+        return Adapter(f"{policy.id}-{policy.manifest.content[:8]}", policy.path)
 
 
 def cut(items: list, size: int) -> list[list]:

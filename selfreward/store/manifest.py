@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,11 +38,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file's SHA-256 in hexadecimal, its size in bytes, and its rows where it is a table."""
+    """A file's SHA-256 in hexadecimal and its size in bytes. Of a table its rows too, and the SHA-256 of these alone:
+    another release of the library that writes the file may write the same rows in other bytes."""
 
     sha256: str
     bytes: int
     rows: int | None = None
+    rows_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """SHA-256 over the names and hashes of its files, in hexadecimal."""
-        return digest({name: entry.sha256 for name, entry in self.files.items()})
+        """SHA-256 over the names of its files and the hashes of what they hold, in hexadecimal."""
+        return digest({name: entry.rows_sha256 or entry.sha256 for name, entry in self.files.items()})
 
     @property
     def rows(self) -> int:
@@ -109,11 +112,16 @@ class Manifest:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a process killed at any moment leaves the old one, the new one, or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # several processes may write the same file
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:  # a full disk names no file
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -186,8 +186,11 @@ class Store(Generic[Tools]):
 
     def _made_from(self, manifest: Manifest) -> list[Path]:
         """The folders of an artifact and of all that was made from it."""
-        there = filter(None, (Manifest.read(path.parent) for path in sorted(self.root.glob("*/*/manifest.json"))))
-        found, others = [manifest.reference], list(there)
+        others: list[Manifest] = []
+        for path in sorted(self.root.glob("*/*/manifest.json")):
+            with suppress(ArtifactError):  # one that is damaged is of no concern here
+                others += filter(None, [Manifest.read(path.parent)])
+        found = [manifest.reference]
         for reference in found:  # which grows
             found += [m.reference for m in others if reference in m.parents.values() and m.reference not in found]
         return [self.root / reference for reference in found]

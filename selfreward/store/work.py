@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import time
@@ -152,9 +153,16 @@ class Work:
             if path.name.startswith("."):
                 path.unlink()
                 continue
-            rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-            entries[path.name] = FileEntry(file_sha256(path), path.stat().st_size, rows)
+            entries[path.name] = _entry(path)
         return entries
+
+
+def _entry(path: Path) -> FileEntry:
+    sha256, size = file_sha256(path), path.stat().st_size
+    if path.suffix != ".parquet":
+        return FileEntry(sha256, size)
+    rows = pq.read_table(path).to_pylist()
+    return FileEntry(sha256, size, len(rows), hashlib.sha256(repr(rows).encode()).hexdigest())
 
 
 def _await(path: Path, sha256: str) -> None:

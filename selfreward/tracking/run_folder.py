@@ -50,7 +50,7 @@ def ending_logged(folder: Path) -> Iterator[None]:
     except BusyError:  # then the log is another process's
         raise
     except MISTAKES as error:
-        with (folder / LOG).open("a", encoding="utf-8") as log:
+        with suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as log:  # the disk may be full
             log.write(f"error: {explain(error)}\n")
         raise
 

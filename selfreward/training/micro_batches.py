@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from trl.trainer.base_trainer import _BaseTrainer
 
 from selfreward.cap import check_resident, is_out_of_memory, release
-from selfreward.errors import OutOfMemoryError, first_line
+from selfreward.errors import OutOfMemoryError, TrainingError, first_line
 from selfreward.group import Group
 from selfreward.store import derive_seed
 
@@ -99,6 +100,16 @@ class MicroBatches(_BaseTrainer):
         self._metrics["train"].clear()
         self._total_train_tokens = 0
         _restore_random_state(random)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Say it in one line where the disk is full, of which libraries make errors of their own."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            remedy = "make room there; the same command goes on from the checkpoint before"
+            raise TrainingError(
+                f"no checkpoint could be written to {self.args.output_dir} ({first_line(error)}): {remedy}"
+            ) from error
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: a checkpoint lives for minutes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def test_a_report_shows_as_many_examples_as_are_asked_for_later(cfg: RunConfig) 
     assert "The first 2 of 6 prompts" in report.read_text()
 
 
+def test_a_report_is_mended_that_an_interrupted_run_under_other_settings_left(
+    cfg: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg.iteration, cfg.tracking.report = 1, True
+    report = shown(cfg) / "report.html"
+    made = report.read_text()
+    longer = copy.deepcopy(cfg)
+    longer.iteration, longer.train.beta = 2, 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr("selfreward.run.write_cards", _interrupt)  # after the report of iteration 1
+        with pytest.raises(KeyboardInterrupt):
+            shown(longer)
+    assert report.read_text() != made
+    shown(cfg)
+    assert report.read_text() == made
+
+
 def test_a_dashboard_that_is_asked_for_when_all_is_there_is_filled_once(
     cfg: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,3 +83,7 @@ def test_what_ended_a_run_stands_in_its_log(cfg: RunConfig, monkeypatch: pytest.
     with pytest.raises(NoPairsError) as raised:
         run(cfg, dataclasses.asdict(cfg), Path(cfg.output_dir))
     assert (Path(cfg.output_dir) / "run.log").read_text().endswith(f"error: {raised.value}\n")
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt

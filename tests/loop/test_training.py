@@ -211,6 +211,17 @@ def test_training_resumes_to_the_same_bytes(tiny_config: RunConfig, tmp_path: Pa
     assert digests(artifacts_dir(tiny_config)) == digests(whole.parent / "artifacts")
 
 
+def test_a_disk_that_is_full_is_said_in_one_line(tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")  # as torch says it
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(
+        TrainingError, match=r"^no checkpoint could be written to .*partial \(Py.*\): make room there; "
+    ):
+        run_loop(tiny_config)
+
+
 def test_only_a_sealed_checkpoint_counts(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         folder = tmp_path / f"checkpoint-{step}"

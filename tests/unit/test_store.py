@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from selfreward.errors import ArtifactError
@@ -161,7 +163,7 @@ def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypa
     path = tmp_path / "file"
     write_atomically(path, b"old")
     monkeypatch.setattr(os, "fsync", _disk_full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         write_atomically(path, b"new and longer")
     assert path.read_bytes() == b"old"
 
@@ -253,6 +255,9 @@ def _spell_but(fails_at: str, items: Sequence[str]) -> list[Prompt]:
 def test_what_was_made_from_files_that_are_no_longer_there_is_refused_with_all_that_comes_of_it(tmp_path: Path) -> None:
     word, child, grandchild = _family(tmp_path, "!")
     shutil.rmtree(word.path)
+    damaged = tmp_path / "others" / "0" / "manifest.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
     refused = f"{child.reference} was made from other files of {word.reference} than are there now: remove {child.path}"
     with pytest.raises(ArtifactError, match=rf"{refused} {grandchild.path} to make again"):
         _family(tmp_path, "?")
@@ -269,6 +274,16 @@ def test_an_artifact_that_is_made_again_alike_keeps_its_children(tmp_path: Path)
     assert again[0].manifest.content == made[0].manifest.content
 
 
+def test_the_same_rows_in_other_bytes_are_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _family(tmp_path, "!")
+    shutil.rmtree(made[0].path)
+    write = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda table, where, **_: write(table, where, compression="none"))
+    again = _family(tmp_path, "!")
+    assert again[1:] == made[1:]
+    assert again[0].manifest.files["shard-00000.parquet"].sha256 != made[0].manifest.files["shard-00000.parquet"].sha256
+
+
 def test_shards_that_were_made_from_other_files_are_not_taken_up(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         _family(tmp_path, "!", fails_at="e")
@@ -283,4 +298,4 @@ def _flipped(data: bytes) -> bytes:
 
 
 def _disk_full(descriptor: int) -> None:
-    raise OSError("disk full")
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -37,7 +37,10 @@ class Request:
 
     path: str
     body: dict[str, Any] | None = None
-    remedy: str = "check the address, which ends in /v1, the name of the model, and how long a text the server takes"
+    remedy: str = (
+        "check the address, which ends in /v1, the name of the model, and how long a text the server takes; "
+        "after a server was started anew, the same command goes on from here"
+    )
 
 
 class Client:
