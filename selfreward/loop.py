@@ -98,7 +98,8 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     others = {"base": model} if seeds else {}
     if judge:
         others["grader"] = grader
-    if "people" in people and stages.judging("judge", policy=model):  # one from outside is the same for all
+    asks_policy = stages.judging("judge", policy=model) and stages.judgements("judge").texts  # or all judge alike
+    if "people" in people and asks_policy:
         before |= {f"{name}_agreement": agreement(other) for name, other in others.items()}
     if seeds and "demonstrations_held_out" in people:
         before["base_imitation"] = imitation(model)

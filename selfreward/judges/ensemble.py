@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean  # exact, so that equal replies in another order tie
 
 from selfreward.config import JudgeConfig
 from selfreward.judges import rubric, verifier
@@ -19,6 +20,6 @@ def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) ->
     judgements: list[Judgement] = []
     for by_code, read in zip(checked, rubric.judge(candidates, config, bench), strict=True):
         mixed = [weight * by_code + (1 - weight) * score / rubric.HIGHEST for score in read.samples]
-        score = sum(mixed) / len(mixed) if mixed else None
+        score = fmean(mixed) if mixed else None
         judgements.append(Judgement(read.prompt_id, read.index, score, mixed, read.replies, read.score_mass))
     return judgements

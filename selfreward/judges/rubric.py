@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from statistics import fmean  # exact, so that equal replies in another order tie
 
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Decoding, SampleRequest
@@ -110,7 +111,7 @@ def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench)
     for candidate in candidates:
         said = replies[_key(candidate)]
         scores = _parsed(said)
-        mean = sum(scores) / len(scores) if scores else None
+        mean = fmean(scores) if scores else None
         texts = [reply for reply, _ in said]
         judgements.append(Judgement(candidate.prompt_id, candidate.index, mean, scores, texts, None))
     return judgements

@@ -40,6 +40,8 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
     judgements = parents["judgements"].metrics
     metrics: Metrics = {
         "answers": len(answers),
+        "prompts_too_long": parents["candidates"].metrics["prompts_too_long"],
+        "scored": judgements["scored"],
         "mean_score": judgements["mean_score"],
         "parse_failure_rate": judgements["parse_failure_rate"],
         "mean_tokens": fmean(len(answer.token_ids) for answer in answers),
@@ -162,4 +164,4 @@ def _comparison(
 
 
 TEXTS = pairwise.TEXTS
-EVALUATE = Stage("evaluations", 9, evaluate)
+EVALUATE = Stage("evaluations", 10, evaluate)

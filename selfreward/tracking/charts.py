@@ -68,6 +68,8 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
     grader = outside_judge(iterations[-1]["evaluation"].manifest) or "policy 0"
+    loss = iterations[-1]["policy"].manifest.config["train"]["loss"]
+    start = "A policy that equals its reference has a loss of ln 2, about 0.69." if loss == "sigmoid" else ""
     charts: list[tuple[str, str, Paint]] = [
         (
             "Win rate against policy 0",
@@ -94,7 +96,7 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
         ),
         (
             "Training loss",
-            "Grey numbers: the iteration. A policy that equals its reference has a DPO loss of ln 2, about 0.69.",
+            f"Grey numbers: the iteration. {start}".strip(),
             partial(_loss, losses),
         ),
         (

@@ -189,7 +189,7 @@ def final_table(iterations: Sequence[Iteration]) -> Table:
         "ties": lambda _, values: percent(values.get("pairs/tie_rate")),
         "loss": lambda _, values: decimal(values.get("train/loss_last"), 3),
         "margin": lambda _, values: decimal(values.get("train/reward_margin"), 3),
-        "score": lambda _, values: decimal(values.get("evaluation/mean_score")),
+        "score": lambda _, values: _score(values),
         "tokens": lambda _, values: decimal(values.get("evaluation/mean_tokens"), 0),
         "win rate": lambda iteration, _: win_rate(iteration),
         "time": lambda iteration, _: f"{cost(iteration).seconds:.0f} s",
@@ -206,6 +206,13 @@ def final_table(iterations: Sequence[Iteration]) -> Table:
         values = summary(iteration)
         table.add_row(str(number), *(show(iteration, values) for show in columns.values()))
     return table
+
+
+def _score(values: Mapping[str, float]) -> str:
+    """The mean score of held-out answers, and of how many it is where not all have one."""
+    scored, answers = values["evaluation/scored"], values["evaluation/answers"]
+    of = f" ({scored:.0f} of {answers:.0f})" if 0 < scored < answers else ""
+    return decimal(values.get("evaluation/mean_score")) + of
 
 
 def win_rate(iteration: Iteration) -> str:

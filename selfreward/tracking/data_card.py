@@ -82,7 +82,7 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
         steps += _left_out(source.metrics, "examples_left_out")
     elif source.manifest.stage == "document_prompts":
         origin = "Questions that a policy asked about documents."
-        steps.append(Step("questions", source.metrics["pool"]))
+        steps.append(Step("questions, for all iterations", source.metrics["pool"]))
     else:
         origin = f"Taken from {source.metrics['origin']}."
         steps += _left_out(source.metrics, "first_left_out")
@@ -105,6 +105,9 @@ def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataC
     steps.append(Step("chunks of those not held out", metrics["rephrasings"]))
     steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
     steps.append(Step("rephrasings used", metrics["used"]))
+    learned = iteration["pretrained"].metrics if "pretrained" in iteration else {}  # no step is taken for 0 tokens
+    kinds = {"real_tokens": "real texts", "rephrased_tokens": "rephrasings"}
+    steps += [Step(f"tokens of {said} learned from", learned.get(name, 0)) for name, said in kinds.items()]
     facts = {
         "documents held out": f"{chunks.metrics['held_out']}",
         "styles": ", ".join(f"{name} {count}" for name, count in metrics["used_by_style"].items()),

@@ -20,6 +20,12 @@ def judged_by(manifest: Manifest) -> str:
     return f", judged by {model}" if model else ""
 
 
+def _candidates(manifest: Manifest) -> str:
+    metrics = manifest.metrics
+    too_long = f", {metrics['prompts_too_long']} prompts too long" if metrics["prompts_too_long"] else ""
+    return f"{metrics['candidates']} of {metrics['mean_tokens']:.0f} tokens each{too_long}"
+
+
 def _perplexity(manifest: Manifest) -> str:
     metrics = manifest.metrics
     low, high = (decimal(metrics[f"perplexity_{end}"]) for end in ("low", "high"))
@@ -61,7 +67,7 @@ def _words(template: str) -> Callable[[Manifest], str]:
 
 DESCRIPTIONS: Mapping[str, Callable[[Manifest], str]] = {
     "agreements": _agreements,
-    "candidates": _words("{candidates} of {mean_tokens:.0f} tokens each"),
+    "candidates": _candidates,
     "chunks": _words("{chunks} chunks of {documents} documents, {held_out} of these held out"),
     "demonstrations": _people,
     "document_prompts": _words("{prompts} of {pool} questions"),
@@ -78,7 +84,7 @@ DESCRIPTIONS: Mapping[str, Callable[[Manifest], str]] = {
     "prompts": _words("{prompts} prompts"),
     "proposals": _words("{proposals} proposals"),
     "ratings": _people,
-    "references": _words("{pairs} pairs, {recorded_difference:.3f} nats a token off what sampling noted"),
+    "references": _words("{pairs} pairs, {recorded_difference:.3f} nats a token off the policy that sampled"),
     "rephrasings": _words("{used} of {rephrasings} used"),
 }
 """By the name of the stage."""

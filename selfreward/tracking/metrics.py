@@ -37,6 +37,9 @@ _NAMES = {
         ("difference", "largest_difference", "rounding", "adapter_share"),
     ),
     "evaluation": (
+        "answers",
+        "prompts_too_long",
+        "scored",
         "mean_score",
         "parse_failure_rate",
         "mean_tokens",
@@ -132,9 +135,11 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
 def outside_judge(judged: Manifest) -> str | None:
     """What judged where no policy did: an outside engine's model, or a judge tuned apart; None for a judge that asks no
     model."""
+    if not judged.config["texts"]:
+        return None
     if any(judged.parents.get(name, "").startswith("graders/") for name in ("policy", "judge")):
         return "an independent judge"
-    return judged.config["engine"]["model"] if judged.config["texts"] else None
+    return judged.config["engine"]["model"]
 
 
 def artifact_names(iteration: Iteration) -> dict[str, Any]:

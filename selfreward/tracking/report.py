@@ -59,6 +59,7 @@ COLUMNS = {
     ),
     "Held-out prompts": (
         Column("score", ("evaluation/mean_score",), "{:.2f}"),
+        Column("scored", ("evaluation/scored", "evaluation/answers"), "{:.0f} of {:.0f}"),
         Column("win rate", ("evaluation/win_rate",), "{:.0%}"),
         Column("interval", ("evaluation/win_rate_low", "evaluation/win_rate_high"), "{:.0%} to {:.0%}"),
         Column("at equal length", ("evaluation/controlled_win_rate",), "{:.0%}"),
@@ -175,11 +176,13 @@ def outcome(iterations: Sequence[Iteration]) -> str:
     metrics = iterations[-1]["evaluation"].metrics
     if "win_rate" not in metrics:
         return "There is policy 0 alone: none was compared with it."
+    too_long = metrics["prompts_too_long"]
     digits = 1 if metrics["answers"] >= 100 else 0  # fewer duels don't carry a decimal
     rate, low, high = (f"{metrics[name]:.{digits}%}" for name in ("win_rate", "win_rate_low", "win_rate_high"))
     return _spaced(
         f"Policy {len(iterations) - 1} wins {rate} of {metrics['answers']} duels against policy 0 "
         f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {verdict(metrics)}."
+        + (f" {too_long} more held-out prompts were longer than sampling.max_prompt_tokens." if too_long else "")
     )
 
 
@@ -207,7 +210,10 @@ def drift(iterations: Sequence[Iteration]) -> str:
 
 def agreements(first: Iteration) -> list[str]:
     """How often judges that are no policy's put two answers as people did: a sentence each."""
-    said = {"base_agreement": "The judge of the base model", "grader_agreement": "The independent judge"}
+    said = {
+        "base_agreement": "The judge of the base model",
+        "grader_agreement": "Scoring answers one by one, the independent judge",  # in duels it is asked otherwise
+    }
     return [
         _spaced(
             f"{said[name]} puts {metrics['agreement']:.0%} of two answers as the people did who rated them "

@@ -56,7 +56,14 @@ class Maker:
         return Artifact(folder, manifest)
 
     def held_out(self, duels: Sequence[Comparison], rate: float, low: float, high: float) -> dict[str, Artifact]:
-        texts: dict[str, Any] = {"answers": 24, "mean_score": 2.0, "parse_failure_rate": 0.0, "mean_tokens": 9.0}
+        texts: dict[str, Any] = {
+            "answers": 24,
+            "scored": 24,
+            "prompts_too_long": 0,
+            "mean_score": 2.0,
+            "parse_failure_rate": 0.0,
+            "mean_tokens": 9.0,
+        }
         texts |= {"finished_share": 0.5, "distinct_1": 0.5, "distinct_2": 0.8}
         won = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high, "win_rate_shown": not low <= 0.5 <= high}
         won |= {"confidence": 0.95, "preference": 0.5, "ties": 1, "order_agreement": 0.25, "length_win_rate": 0.6}
@@ -91,7 +98,7 @@ class Maker:
             "candidates": self.artifact("candidates", written, candidates),
             "judgements": self.artifact("judgements", scored, judgements, ASKED),
             "pairs": self.artifact("pairs", paired, pairs, {"pairs": {"kind": "best_worst", "margin": 0.0}}),
-            "policy": self.artifact("policies", curve),
+            "policy": self.artifact("policies", curve, config={"train": {"loss": "sigmoid"}}),
             "parity": self.artifact("parity", PARITY | {"difference": 0.046}),
             **self.held_out(duels, *rate),
         }

@@ -47,7 +47,7 @@ def asked(tmp_path: Path, source: str, count: int = 25) -> DataCard:
             "Written by a policy (self_instruct) in 2 rounds.",
             {"proposals": 30, "left out: is cut off": 12, "left out: is close to another": 7},
         ),
-        ("about documents", "Questions that a policy asked about documents.", {"questions": 40}),
+        ("about documents", "Questions that a policy asked about documents.", {"questions, for all iterations": 40}),
         ("taken", "Taken from p.jsonl.", {"left out: prompt is null": 1}),
     ],
 )
@@ -100,6 +100,7 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
         **maker.first(),
         "chunks": maker.artifact("chunks", chunks, [Chunk("c", "a.txt", "A text.", 3, False)], {"personal": "redact"}),
         "rephrasings": maker.artifact("rephrasings", made, rows),
+        "pretrained": maker.artifact("policies", {"real_tokens": 30, "rephrased_tokens": 10}),
     }
     (card,) = data_cards([first])
     assert card.origin == "Chunks of the documents in notes, each in a policy's own words."
@@ -109,6 +110,8 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
         "chunks of those not held out": 4,
         "left out: is cut off": 3,
         "rephrasings used": 1,
+        "tokens of real texts learned from": 30,
+        "tokens of rephrasings learned from": 10,
     }
     text = markdown(card)
     assert "| left out: is there already | 1 | b.txt |" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,18 @@ def test_a_score_is_the_mean_of_the_replies_that_state_one(bench: Bench) -> None
     assert answered.score_mass is None
     assert (unanswered.score, unanswered.samples) == (None, [])
     assert unanswered.replies == replies[3:]
+
+
+@pytest.mark.parametrize("kind", ["rubric", "ensemble"])
+def test_the_order_of_replies_makes_no_difference(kind: str, bench: Bench) -> None:
+    config = JudgeConfig(kind=kind, mode="sampled", samples=3)
+    numbers = ("1.1", "2.2", "3.3")
+    scores: set[float | None] = set()
+    for order in permutations(numbers):
+        engine = Scripted(bench.engine.chat, [f"Score: {number}" for number in order])
+        checked = replace(candidate(), check=dump([Check("without_commas", {})]))
+        scores |= {j.score for j in JUDGES[kind].judge([checked], config, Bench(engine, None, 0, Progress().advance))}
+    assert len(scores) == 1
 
 
 def test_a_candidate_that_states_its_own_score_gets_none_from_it(bench: Bench) -> None:

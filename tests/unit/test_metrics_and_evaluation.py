@@ -190,9 +190,9 @@ def evaluation_of(root: Path, answers: list[Candidate]) -> Artifact:
     """The evaluation of policy 0, which is compared with nobody."""
     store = Store(root, tools())
     scores = [judgement(answer.prompt_id, 0, 3.0) for answer in answers]
-    known = {"mean_score": 3.0, "parse_failure_rate": 0.0}
+    known = {"mean_score": 3.0, "parse_failure_rate": 0.0, "scored": 2}
     parents = {
-        "candidates": artifact(store, "candidates", answers, Candidate),
+        "candidates": artifact(store, "candidates", answers, Candidate, {"prompts_too_long": 1}),
         "judgements": artifact(store, "judgements", scores, Judgement, known),
     }
     settings = EvaluationIdentity(200, 0.95, (), EngineIdentity("hf", merge_adapter=False))
@@ -203,6 +203,8 @@ def test_policy_0_is_measured_and_not_compared(tmp_path: Path) -> None:
     answers = [candidate("a", 0, "one two", tokens=2), candidate("b", 0, "one three", tokens=5)]
     assert evaluation_of(tmp_path, answers).metrics == {
         "answers": 2,
+        "prompts_too_long": 1,
+        "scored": 2,
         "mean_score": 3.0,
         "parse_failure_rate": 0.0,
         "mean_tokens": 3.5,

@@ -207,10 +207,10 @@ def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteratio
     maker, first = Maker(tmp_path / "more"), iterations[0]
     assert "Policy 0 is the base model. In" in written(tmp_path, iterations)
     pretrained = {"pretrained": maker.artifact("policies", {})}
-    graded = {"left_out": {}, "first_left_out": {}, "held_out": 9, "file": "ranked.jsonl"}
+    graded = {"left_out": {}, "first_left_out": {}, "held_out": 9, "file": "ranked.jsonl", "redacted": {}}
     ratings = {
         "policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}),
-        "ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}}),
+        "ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}, "personal": "redact"}),
     }
     for more, said in [
         (pretrained, "Policy 0 has learned from documents. In"),

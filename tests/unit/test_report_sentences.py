@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.charts import over_iterations
+from selfreward.tracking.console import final_table
+from selfreward.tracking.metrics import Iteration, outside_judge
 from selfreward.tracking.report import agreements, drift, duel_outcome, outcome, passes
 from tests.unit.reporting import AGREED, SCRIPT, Maker, duel
 
@@ -27,6 +31,38 @@ def test_states_the_outcome(
     assert outcome(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
         f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {verdict}."
     )
+
+
+def test_held_out_prompts_that_were_too_long_are_told(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    last = maker.trained([], [], [], [duel()])
+    last["evaluation"].metrics["prompts_too_long"] = 20
+    said = " 20 more held-out prompts were longer than sampling.max_prompt_tokens."
+    assert outcome([maker.first(), last]).endswith(said)
+
+
+def test_a_score_of_some_answers_says_of_how_many(tmp_path: Path) -> None:
+    first = Maker(tmp_path).first()
+    first["evaluation"].metrics["scored"] = 9
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(final_table([first]))
+    assert "2.00 (9 of 24)" in captured.get()
+
+
+@pytest.mark.parametrize(("texts", "judge"), [((), None), (("A rubric.",), "an independent judge")])
+def test_a_judge_that_asks_no_model_is_nobodys(tmp_path: Path, texts: tuple[str, ...], judge: str | None) -> None:
+    made = Maker(tmp_path).artifact("judgements", {}, config={"texts": texts, "engine": {"model": None}})
+    assert outside_judge(dataclasses.replace(made.manifest, parents={"policy": "graders/abc"})) == judge
+
+
+@pytest.mark.parametrize(("loss", "told"), [("sigmoid", True), ("ipo", False)])
+def test_a_loss_begins_at_ln_2_where_it_does(tmp_path: Path, loss: str, told: bool) -> None:
+    maker = Maker(tmp_path)
+    last = maker.trained([], [], [], [duel()])
+    last["policy"].manifest.config["train"]["loss"] = loss
+    captions = [chart.caption for chart in over_iterations([maker.first(), last])]
+    assert any("ln 2" in caption for caption in captions) == told
 
 
 def test_says_first_whether_answers_pass_more_often_where_code_checks_them(tmp_path: Path) -> None:

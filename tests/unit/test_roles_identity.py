@@ -57,6 +57,15 @@ def test_an_outside_judge_is_no_policy_and_depends_on_none(cfg: RunConfig) -> No
             assert {*iteration["judgements"].manifest.parents} == {"candidates"}
 
 
+def test_a_judge_that_asks_no_model_is_held_against_people_once(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    first = artifacts(cfg)[0]
+    assert {"agreement", "base_agreement"} <= first.keys()
+    cfg.judge.kind = "length"
+    first = artifacts(cfg)[0]
+    assert "agreement" in first and "base_agreement" not in first
+
+
 def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConfig) -> None:
     cfg.iteration = 2
     cfg.judge.engine = cfg.evaluation.engine = "another"
