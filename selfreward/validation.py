@@ -134,11 +134,6 @@ def _check_sources(cfg: RunConfig) -> None:
         raise ConfigError("documents.styles", cfg.documents.styles, remedy)
     if cfg.documents.path and not Path(cfg.documents.path).exists():
         raise no_such_file("documents.path", Path(cfg.documents.path))
-    if cfg.documents.path and cfg.documents.chunk_tokens >= cfg.tuning.max_length:
-        remedy = (
-            f"a chunk of documents.chunk_tokens={cfg.documents.chunk_tokens} would be left out; raise it above that"
-        )
-        raise ConfigError("tuning.max_length", cfg.tuning.max_length, remedy)
 
 
 def _check_languages(cfg: RunConfig) -> None:

@@ -15,9 +15,13 @@ from typing import Any
 HOLDS_PERSONAL = "holds personal data"
 """Why a text is left out in which there is some."""
 
+ONCE_REDACTED = "is there already, once redacted"
+"""Why a text is left out that was another before."""
+
 _KINDS = {"EMAIL": "e-mail", "PHONE": "phone", "CREDIT_CARD": "card"}
 _DASHES = "\N{HYPHEN}-\N{HORIZONTAL BAR}"
 _COUNTRIES = ("US", "GB", "CA")
+_CALLED = re.compile(r"\b(?:call|phone|telephone|tel|mobile|cell|fax|dial|number)\b[^\n\d]*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,13 @@ def find_personal(text: str) -> list[Personal]:
     found = [
         Personal(finding.codepoint_range.start, finding.codepoint_range.end, _KINDS[finding.entity_type])
         for finding in datafog_core.scan(text, {"entities": list(_KINDS)})
+        if finding.entity_type != "PHONE" or _is_phone(text, finding.codepoint_range)
     ]
     if any(character.isdigit() for character in text):  # a postal address has a number, and its patterns are slow
         countries = [country for country in _COUNTRIES if country != "GB" or _has_postcode(text)]
         addresses: list[Any] = [one for country in countries for one in pyap.parse(text, country=country)]
         for one in filter(_is_one, addresses):
-            found += [Personal(*match.span(), "address") for match in re.finditer(_as_written(str(one)), text)]
+            found += [Personal(*match.span(), "address") for match in re.finditer(_as_written(one), text)]
     apart: list[Personal] = []
     for piece in sorted(found, key=lambda piece: (piece.start, -piece.end)):
         start = max(piece.start, apart[-1].end) if apart else piece.start
@@ -51,11 +56,22 @@ def find_personal(text: str) -> list[Personal]:
     return apart
 
 
+def _is_phone(text: str, place: Any) -> bool:
+    """Whether ten digits are a telephone number and not three others in a row, or one: by how they are written, or by
+    what stands before them."""
+    said = text[place.start : place.end]
+    if "\n" in said:
+        return False
+    return bool(re.search(r"[-+().]", said) or _CALLED.search(text[max(place.start - 40, 0) : place.start]))
+
+
 def _is_one(address: Any) -> bool:
-    """Whether it has a number, and its state is a word: to pyap "and" is a number, and STEIN ends in Indiana."""
+    """Whether it has a number, and a postal code or a state that is a word: to pyap "and" is a number, and STEIN ends
+    in Indiana."""
     text, state = str(address), address.region1
-    has_number = any(character.isdigit() for character in text)
-    return has_number and (not state or re.search(rf"(?<!\w){re.escape(state)}(?!\w)", text) is not None)
+    if not any(character.isdigit() for character in text):
+        return False
+    return bool(address.postal_code or not state or re.search(rf"(?<!\w){re.escape(state)}(?!\w)", text))
 
 
 def _has_postcode(text: str) -> bool:
@@ -70,11 +86,15 @@ def _postcode() -> re.Pattern[str]:
     return re.compile(postal_code, re.VERBOSE)
 
 
-def _as_written(address: str) -> str:
+def _as_written(address: Any) -> str:
     """A pattern of an address as it may stand in the text: pyap tells it, and its places, of a text that it tidied.
-    No word is cut: pyap finds postcodes inside of keys."""
-    parts = [re.escape(part).replace(r"\-", f"[-{_DASHES}]") for part in re.findall(r"[^\s,]+", address)]
-    return r"(?<!\w)" + r"[\s,]+".join(parts) + r"(?!\w)"
+
+    pyap cuts words. One that it begins in is part of the address, and so are the rest of a state (CA of CALIFORNIA) and
+    what follows that; but a postal code inside of a longer word is none.
+    """
+    parts = [re.escape(part).replace(r"\-", f"[-{_DASHES}]") for part in re.findall(r"[^\s,]+", str(address))]
+    end = r"(?!\w)" if address.postal_code else r"[^\W\d]*(?:[\s,]+\d{5}(?:-\d{4})?)?(?!\w)"
+    return r"\w*" + r"[\s,]+".join(parts) + end
 
 
 def redact(text: str, pieces: list[Personal]) -> str:

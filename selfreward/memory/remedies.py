@@ -78,10 +78,9 @@ def _groups(costs: Costs) -> list[list[Change]]:
     tokens = [{"memory.scoring_tokens": n} for n in halves(memory.scoring_tokens or 0) if n >= LEAST_SCORED]
     smallest = [{"memory.micro_batch": 1, "memory.gradient_checkpointing": True}]
     quantised = [{"train.quantization": "nf4"}] if costs.kind == "cuda" and train.quantization == "none" else []
-    answered, documents = sampling.max_prompt_tokens + sampling.max_new_tokens, costs.cfg.documents
+    answered = sampling.max_prompt_tokens + sampling.max_new_tokens
     shorter = [{"train.max_length": n} for n in _eighths(train.max_length, answered)]
-    least = documents.chunk_tokens + 1 if documents.path else 2  # a chunk must fit into an example
-    lengths = _eighths(costs.cfg.tuning.max_length, least) if costs.cfg.tunes else []
+    lengths = _eighths(costs.cfg.tuning.max_length, 2) if costs.cfg.tunes else []
     examples = [{"tuning.max_length": n} for n in lengths]
     couples = LOSSES[train.loss].couples_pairs
     return [group for group in (rows, tokens, [] if couples else smallest, examples, shorter, quantised) if group]

@@ -6,7 +6,8 @@ import re
 from decimal import Decimal
 
 _NUMBER = re.compile(r"(?:(?<![\w.)])[-+]\$?)?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
-_STATES = re.compile(r"(?:answer[\s*_]*(?:is\b|:|=)|####)[\s*_$:=]*", re.IGNORECASE)
+_MARK = r"####(?=[^\w\n]*[\d.,]+[^\w\n]*\w*[^\w\n]*(?:\n|$))"  # a number alone, or with its unit; else it is a heading
+_STATES = re.compile(rf"(?:answer[\s*_]*(?:is\b|:|=)|{_MARK})[\s*_$:=]*", re.IGNORECASE)
 _DENIED = re.compile(r"\b(?:is\s+not|isn['\u2019]t)[\s*_$]*(?=[-+\d])[-+]?[\d.,]*\d", re.IGNORECASE)
 _GOES_ON = re.compile(r"\s*[-+*/\u00d7\u00f7]\s*\$?\d")
 _ENCLOSED = re.compile(r"[(\[]\s*(\w+)\s*[)\]]")
@@ -55,6 +56,6 @@ def _numbers(text: str) -> list[Decimal]:
 
 
 def _plain(text: str) -> str:
-    plain = " ".join(re.sub(r"[*_`\"']", " ", text).casefold().split()).rstrip(".! ")
+    plain = " ".join(re.sub(r"[*_`\"']", " ", text).casefold().split()).rstrip(".! ").lstrip("# ")
     enclosed = _ENCLOSED.fullmatch(plain)  # "(B)", but of an interval the brackets say something
     return enclosed[1] if enclosed else plain

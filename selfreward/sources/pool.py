@@ -66,7 +66,7 @@ class Pool:
             raise ConfigError("prompts.per_iteration", count, remedy)
 
     def select(self, count: int, iteration: int, seed: int) -> list[Prompt]:
-        """The prompts of an iteration: none comes again before the pool is used up, then it is shuffled anew.
+        """The prompts of an iteration. None comes again before fewer are left than it takes; then all are shuffled.
 
         Raises `ConfigError` where there are not so many.
         """

@@ -15,7 +15,7 @@ from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
 from selfreward.hygiene.diversity import self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
-from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redact
+from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
 from selfreward.stages.document_prompts import question_and_text
@@ -43,8 +43,9 @@ class GateIdentity(Identity):
 def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> GateIdentity:
     """Of a run's settings."""
     embedding = model_files.identify(_embedder(cfg), "float32").content if cfg.embedding_model else None
-    if templated:
-        leaks = LeaksIdentity(leaks.contamination, None, None)
+    if templated:  # one that is drawn again can be taken out by nobody else
+        what = "drop" if leaks.contamination == "raise" else leaks.contamination
+        leaks = LeaksIdentity(what, None, None)
     return GateIdentity(only(cfg, SETTINGS), leaks, templated, embedding)
 
 
@@ -126,7 +127,7 @@ def _personal(passage: Passage, what: str) -> None:
         passage.redacted.update(piece.kind for piece in pieces)
     passage.prompts = list(redacted.values())
     if again:
-        passage.left_out["is there already, once redacted"] = again
+        passage.left_out[ONCE_REDACTED] = again
 
 
 def _embedder(cfg: GateConfig) -> Path:

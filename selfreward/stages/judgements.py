@@ -91,5 +91,5 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-JUDGEMENTS = Stage("judgements", 5, partial(judge, role="judge"))
-HELD_OUT_JUDGEMENTS = Stage("judgements", 5, partial(judge, role="evaluation"))
+JUDGEMENTS = Stage("judgements", 6, partial(judge, role="judge"))
+HELD_OUT_JUDGEMENTS = Stage("judgements", 6, partial(judge, role="evaluation"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
-from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redacted
+from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
 from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import read_demonstrations, read_ratings
@@ -79,7 +79,10 @@ def select_seeds(
     if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
     if config.personal == "redact":
-        kept = [_redacted(seed, found) for seed in kept]
+        alike = {(seed.prompt_id, seed.response): seed for seed in (_redacted(seed, found) for seed in reversed(kept))}
+        if len(alike) < len(kept):
+            left_out[ONCE_REDACTED] = len(kept) - len(alike)
+        kept = list(reversed(alike.values()))  # of those that redaction makes equal the first
     if config.personal == "drop":
         impersonal = [seed for seed in kept if not find_personal(f"{seed.prompt}\n\n{seed.response}")]
         if len(impersonal) < len(kept):

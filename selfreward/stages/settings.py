@@ -79,19 +79,22 @@ class StageSettings:
         gate = self.cfg.gate
         return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
 
-    def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False) -> SeedsIdentity:
-        personal = "ignore" if held_out or key == "people" else self.cfg.gate.personal  # what measures stays as it is
-        return seeds_identity(key, file, self.cfg.data, self.leaks, personal, held_out=held_out)
+    def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False, measures: bool = False) -> SeedsIdentity:
+        """Of what is learned from; what only `measures` stays as it is."""
+        leaks = LeaksIdentity("ignore", None, None) if measures else self.leaks
+        personal = "ignore" if measures else self.cfg.gate.personal
+        return seeds_identity(key, file, self.cfg.data, leaks, personal, held_out=held_out)
 
     def measured_by(self) -> dict[str, SeedsIdentity]:
         """What people wrote that nobody learns from, by the name of the artifact."""
         cfg, found = self.cfg, dict[str, SeedsIdentity]()
         if cfg.rated:
             apart = cfg.rated != "people"
-            found["people"] = self.seeds(cfg.rated, cfg.tuning.ratings if apart else cfg.people, held_out=apart)
+            file = cfg.tuning.ratings if apart else cfg.people
+            found["people"] = self.seeds(cfg.rated, file, held_out=apart, measures=True)
         if cfg.tuning.demonstrations.path and cfg.tuning.demonstrations.held_out:
             found["demonstrations_held_out"] = self.seeds(
-                "tuning.demonstrations", cfg.tuning.demonstrations, held_out=True
+                "tuning.demonstrations", cfg.tuning.demonstrations, held_out=True, measures=True
             )
         return found
 

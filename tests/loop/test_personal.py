@@ -32,11 +32,18 @@ def people(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
     return cfg
 
 
-def test_people_s_answers_and_ratings_are_redacted_and_counted(people: RunConfig) -> None:
+def test_people_s_answers_and_ratings_are_redacted_and_counted(people: RunConfig, tmp_path: Path) -> None:
+    with (tmp_path / "people.jsonl").open("a") as file:  # once redacted, these are one
+        for name in ("bob", "cat"):
+            prompt = f"What is the word of {name}@example.org?"
+            file.write(json.dumps({"prompt": prompt, "response": "None.", "score": len(prompt) % 2}) + "\n")
     (made,) = run_loop(people)
-    assert _said(made) == {"demonstrations": {REDACTED}, "ratings": {REDACTED}}
-    for name in ("demonstrations", "ratings"):
-        assert made[name].metrics["redacted"] == {"e-mail": 3, "phone": 3}
+    for name, said in _said(made).items():
+        rows = made[name].manifest.rows
+        assert said <= {REDACTED, "None."}
+        assert made[name].metrics["redacted"]["phone"] == sum(row.response == REDACTED for row in _rows(made, name))
+        assert rows + made[name].metrics["left_out"].get("is there already, once redacted", 0) == 5
+        assert sum(row.response == "None." for row in _rows(made, name)) <= 1
     measured = made["people"].read(Rating) + made["demonstrations_held_out"].read(Demonstration)
     assert {row.response for row in measured} <= {SAID.format(n) for n in range(4)}
 
@@ -81,8 +88,9 @@ def test_chunks_of_documents_are_looked_at_too(tiny_config: RunConfig, tmp_path:
     assert all("[" not in chunk.text for chunk in chunks if chunk.held_out)
 
 
+def _rows(made: Mapping[str, Artifact], name: str) -> list[Demonstration] | list[Rating]:
+    return made[name].read(Demonstration if name == "demonstrations" else Rating)
+
+
 def _said(made: Mapping[str, Artifact]) -> dict[str, set[str]]:
-    return {
-        "demonstrations": {row.response for row in made["demonstrations"].read(Demonstration)},
-        "ratings": {row.response for row in made["ratings"].read(Rating)},
-    }
+    return {name: {row.response for row in _rows(made, name)} for name in ("demonstrations", "ratings")}

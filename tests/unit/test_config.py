@@ -193,10 +193,6 @@ INDEPENDENT: dict[str, Any] = {
             {"generation.kind": "documents", "documents.path": ".", "documents.styles": "easy"},
             "documents.styles=easy: .*takes its questions from the style question_answer; add it",
         ),
-        (
-            {"documents.path": ".", "documents.chunk_tokens": 1024},
-            "tuning.max_length=1024: a chunk of documents.chunk_tokens=1024 would be left out; raise it above that",
-        ),
         ({"tuning.ratings.highest_score": 0.0}, "tuning.ratings.highest_score=0.0: scores begin at .*lowest_score=0;"),
         ({"gate.language": "english"}, "gate.language=english: use the code of a language, such as en, de or zh, or"),
         (

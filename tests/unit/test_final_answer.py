@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from selfreward.simulation.final_answer import final_answer, holds
 
+HEADINGS = "#### Step 1: Add\n3 + 4 = 7\n#### 2. Double it\n7 * 2 = 14"
 RIGHT = [
+    ("14", HEADINGS),
+    ("Paris", "#### Conclusion\nParis"),
+    ("Paris", "It is near.\n#### Paris"),
+    ("1,200", "So it is\n#### $1,200.00 dollars\nas 5 and 7 said"),
     ("42", "6 times 7 is 42."),
     ("42", "The answer is 42. There were 3 left before."),
     ("42", "**Answer:** $42.00 in 7 days"),
@@ -37,6 +42,7 @@ RIGHT = [
     ("3", "The answer is 3 (of 5)"),
 ]
 WRONG = [
+    ("2", HEADINGS),
     ("42", "42 is too much, so it is 41."),
     ("42", "The answer is 41, not 42"),
     ("42", "142"),

@@ -306,6 +306,23 @@ def test_personal_data_is_looked_for_in_what_is_learned_from_and_not_in_what_mea
     assert not first & {"people", "demonstrations_held_out", "base_agreement"}
 
 
+def test_an_independent_judge_learns_from_what_was_looked_through_too(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    cfg.evaluation.judge, cfg.tuning.ratings.held_out = "independent", 1
+    before = artifacts(cfg)
+    cfg.gate.personal = "drop"
+    assert {"grader_ratings", "grader"} <= moved(before, artifacts(cfg))[0]
+
+
+@pytest.mark.parametrize("key", ["contamination", "run_of_words", "resemblance"])
+def test_what_counts_as_a_leak_is_nothing_to_what_measures(cfg: RunConfig, key: str) -> None:
+    learn_from_people(cfg)
+    cfg.tuning.demonstrations.held_out = 1
+    before = artifacts(cfg)
+    _alter(cfg, f"gate.{key}")
+    assert not moved(before, artifacts(cfg))[0] & {"people", "demonstrations_held_out", "base_agreement"}
+
+
 @pytest.mark.parametrize("mode", ["expected", "sampled"])
 def test_seeds_share_what_is_not_drawn(cfg: RunConfig, mode: str) -> None:
     learn_from_people(cfg)
