@@ -89,7 +89,7 @@ def test_chunks_of_documents_are_looked_at_too(tiny_config: RunConfig, tmp_path:
 
 
 def _rows(made: Mapping[str, Artifact], name: str) -> list[Demonstration] | list[Rating]:
-    return made[name].read(Demonstration if name == "demonstrations" else Rating)
+    return made[name].read(Demonstration) if name == "demonstrations" else made[name].read(Rating)
 
 
 def _said(made: Mapping[str, Artifact]) -> dict[str, set[str]]:
