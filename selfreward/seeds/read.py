@@ -82,19 +82,19 @@ def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iter
     scores: defaultdict[tuple[str, ...], set[float]] = defaultdict(set)
     for _, seed in read:
         if isinstance(seed, Rating):
-            scores[_key(seed)].add(seed.score)
+            scores[answer_key(seed)].add(seed.score)
     for place, seed in read:
         if max(len(seed.prompt), len(seed.response)) > most:
             skipped.add(too_long(most), place)
-        elif len(scores[_key(seed)]) > 1:
+        elif len(scores[answer_key(seed)]) > 1:
             skipped.add("is rated in two ways", place)
-        elif _key(seed) in known:
+        elif answer_key(seed) in known:
             skipped.add("is there already", place)
         else:
-            known.add(_key(seed))
+            known.add(answer_key(seed))
             yield place, seed
 
 
-def _key(seed: Demonstration | Rating) -> tuple[str, ...]:
+def answer_key(seed: Demonstration | Rating) -> tuple[str, ...]:
     """What is the same of an answer that stands in a file twice; one may be ranked in several groups."""
     return seed.prompt_id, seed.response, seed.group if isinstance(seed, Rating) else ""

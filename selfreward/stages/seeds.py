@@ -15,7 +15,7 @@ from selfreward.errors import ConfigError
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
 from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Rating, prompt_id
-from selfreward.seeds.read import read_demonstrations, read_ratings
+from selfreward.seeds.read import answer_key, read_demonstrations, read_ratings
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -79,10 +79,11 @@ def select_seeds(
     if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
     if config.personal == "redact":
-        alike = {(seed.prompt_id, seed.response): seed for seed in (_redacted(seed, found) for seed in reversed(kept))}
-        if len(alike) < len(kept):
-            left_out[ONCE_REDACTED] = len(kept) - len(alike)
-        kept = list(reversed(alike.values()))  # of those that redaction makes equal the first
+        impersonal = [_redacted(seed, found) for seed in kept]
+        first = {answer_key(seed): seed for seed in reversed(impersonal)}  # of those that redaction makes equal
+        if len(first) < len(kept):
+            left_out[ONCE_REDACTED] = len(kept) - len(first)
+        kept = list(reversed(first.values()))
     if config.personal == "drop":
         impersonal = [seed for seed in kept if not find_personal(f"{seed.prompt}\n\n{seed.response}")]
         if len(impersonal) < len(kept):

@@ -48,6 +48,20 @@ def test_people_s_answers_and_ratings_are_redacted_and_counted(people: RunConfig
     assert {row.response for row in measured} <= {SAID.format(n) for n in range(4)}
 
 
+def test_an_answer_that_is_ranked_in_two_groups_stays_in_both(people: RunConfig, tmp_path: Path) -> None:
+    ranked = [[("A", 0), ("B", 1)], [("C", 0), ("A", 1)]]
+    rows = [
+        {"prompt": "Name a letter.", "responses": [{"response": text, "rank": rank} for text, rank in group]}
+        for group in ranked
+    ]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    people.tuning.demonstrations.path = None
+    people.tuning.ratings.path, people.tuning.ratings.format, people.tuning.ratings.held_out = str(path), "groups", 0
+    (made,) = run_loop(people)
+    assert sorted(row.response for row in made["ratings"].read(Rating)) == ["A", "A", "B", "C"]
+
+
 def test_or_left_as_they_are_where_that_is_asked_for(people: RunConfig) -> None:
     people.gate.personal = "ignore"
     (made,) = run_loop(people)
