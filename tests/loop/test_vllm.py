@@ -74,7 +74,7 @@ def test_the_run_goes_on_to_the_end_and_leaves_no_process_behind(
 
 def test_the_policy_that_was_trained_here_answers_on_the_server(cfg: RunConfig, iterations: list[Iteration]) -> None:
     policy = iterations[1]["policy"]
-    assert f"Loaded new LoRA adapter: name '{policy.id}'" in (Path(cfg.output_dir) / "vllm.log").read_text()
+    assert f"Loaded new LoRA adapter: name '{policy.id}-" in (Path(cfg.output_dir) / "vllm.log").read_text()
     before, after = (iteration["held_out_candidates"].path for iteration in iterations)
     assert (before / "shard-00000.parquet").read_bytes() != (after / "shard-00000.parquet").read_bytes()
 
