@@ -173,11 +173,14 @@ def _mirror(
     iterations: list[Iteration] = []
     logged = 0
 
+    def reported() -> str:
+        return mark(iterations, cfg.tracking.examples)
+
     def write() -> None:
         from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
 
         write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
-        note_shown(folder, "report", mark(iterations, cfg.tracking.examples))
+        note_shown(folder, "report", reported())
 
     def log() -> None:
         nonlocal logged
@@ -201,12 +204,11 @@ def _mirror(
                 keep()
             if number < cfg.iteration:
                 console.heading(number + 1, cfg.iteration)
-        reported = mark(iterations, cfg.tracking.examples)
         logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
         if console.computed or not is_shown(folder, "wandb", logged_as):
             log()
         if cfg.tracking.report and (
-            console.computed or not report.exists() or not is_shown(folder, "report", reported)
+            console.computed or not report.exists() or not is_shown(folder, "report", reported())
         ):
             write()
         if console.computed or not is_linked(folder, iterations):

@@ -8,7 +8,6 @@ from statistics import fmean
 
 from selfreward.hygiene.diversity import distinct_n
 from selfreward.intervals import Interval, bootstrap, length_controlled, sign_test
-from selfreward.judges import pairwise
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.records import Candidate, Comparison, Judgement
@@ -163,5 +162,4 @@ def _comparison(
     )
 
 
-TEXTS = pairwise.TEXTS
 EVALUATE = Stage("evaluations", 10, evaluate)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from selfreward.config import RunConfig, SeedFileConfig
 from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
-from selfreward.judges import rubric
+from selfreward.judges import pairwise, rubric
 from selfreward.judges.lessons import VERDICTS
 from selfreward.model_files import identify_tokenizer
 from selfreward.roles import Role, engine_settings
@@ -17,7 +17,7 @@ from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.chunks import ChunksIdentity, chunks_identity
 from selfreward.stages.document_prompts import DocumentPromptsIdentity
-from selfreward.stages.evaluate import TEXTS, EvaluationIdentity
+from selfreward.stages.evaluate import EvaluationIdentity
 from selfreward.stages.gate import GateIdentity, gate_identity
 from selfreward.stages.judgements import JudgementsIdentity, judgements_identity
 from selfreward.stages.leaks import LeaksIdentity
@@ -176,10 +176,10 @@ class StageSettings:
     @property
     def evaluation(self) -> EvaluationIdentity:
         e = self.cfg.evaluation
-        return EvaluationIdentity(e.bootstrap_samples, e.confidence, TEXTS, self.engine("evaluation"))
+        return EvaluationIdentity(e.bootstrap_samples, e.confidence, pairwise.TEXTS, self.engine("evaluation"))
 
 
 def _judged_by() -> tuple[str, ...]:
     """What a judge is asked, and told to say, where it is taught."""
     asked = (text for mode in ("expected", "sampled") for text in rubric.TEXTS[mode])
-    return (*asked, *VERDICTS, *TEXTS)
+    return (*asked, *VERDICTS, *pairwise.TEXTS)
