@@ -18,7 +18,7 @@ judge_parity and evaluation_parity."""
 
 GIB = 1 << 30
 
-_NAMES = {
+NAMES = {
     "prompts": ("prompts", "mean_words", "distinct_2", "self_bleu", "mean_distance", "cluster_evenness"),
     "source": ("mean_nearest_seed", "looked_at"),
     "candidates": ("candidates", "mean_tokens", "finished_share", "distinct_share", "prompts_too_long"),
@@ -71,12 +71,13 @@ _NAMES = {
         "unscored",
     ),
 }
+"""Of each part of an iteration the metrics that are shown; docs/metrics.md says what they mean."""
 
 
 def summary(iteration: Iteration) -> dict[str, float]:
     """An iteration's metrics under `<part>/<name>`; what was not measured is left out."""
     found: dict[str, float] = {}
-    for part, names in _NAMES.items():
+    for part, names in NAMES.items():
         if part in iteration:
             metrics = iteration[part].metrics
             found |= {f"{part}/{name}": metrics[name] for name in names if metrics.get(name) is not None}

@@ -18,7 +18,7 @@ from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, duel_metrics
 from selfreward.store import Artifact, Cost, Manifest, Metrics, Store
 from selfreward.tracking.console import sparkline
-from selfreward.tracking.metrics import GIB, cost, summary
+from selfreward.tracking.metrics import GIB, NAMES, cost, summary
 from tests.unit.making import artifact, candidate, comparison, judgement, tools
 
 # Diversity
@@ -319,3 +319,9 @@ def test_where_length_has_no_say_the_win_rate_stays() -> None:
 def test_duels_that_all_go_one_way_have_a_finite_rate(wins: list[float]) -> None:
     rate, around = equal_length(wins, [float(i) for i in range(10)], 100)
     assert 0 <= around.low <= rate <= around.high <= 1
+
+
+def test_every_metric_that_is_shown_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    keys = {f"{part}/{name}" for part, names in NAMES.items() for name in names if "_parity" not in part}
+    assert [key for key in sorted(keys) if f"`{key.removesuffix('_low').removesuffix('_high')}`" not in page] == []
