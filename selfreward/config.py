@@ -1,7 +1,7 @@
 """The typed schema of a run. Its defaults are the vetted ones; Hydra composes it from `conf/`; `validation` checks it.
 
-`Identity` settings change what is made and go into artifact ids as they stand. Of `Execution` settings those do that
-`stages/settings.py` names; the rest changes only how things are made.
+`Identity` groups go into artifact ids whole. Of `Execution` groups those settings do that a stage copies into its own
+identity, mostly in `stages/settings.py`; the rest changes only how things are made.
 This file imports no torch, so a mistake is reported before anything loads.
 """
 
@@ -49,14 +49,14 @@ class PromptsConfig(Execution):
     split: str = "train"  # its split, for kind=dataset
     prompt_column: str = "prompt"
     category_column: str | None = None  # pass rates are shown by it where answers can be checked
-    answer_column: str | None = None  # the right answer, or a solution that ends in "#### " and it: to check answers by
+    answer_column: str | None = None  # the right answer, or a solution that ends in "#### <answer>"
     held_out_column: str | None = None  # a column that says "held_out" for prompts kept for evaluation
     per_iteration: int = _number(16, least=1)
     held_out: int = _number(24, least=1)  # prompts kept for evaluation, never trained on
     most_constraints: int = _number(2, least=1)  # on one answer, for kind=constraints
     unseen_kinds: str = ""  # kinds of constraints, joined by commas, that half of the held-out prompts alone have
     tasks: str = ""  # of reasoning-gym, joined by commas, for kind=reasoning
-    level: int = _number(0, least=0)  # of their difficulty; 0 is the easiest
+    level: int = _number(0, least=0)  # of difficulty of reasoning-gym's tasks; 0 is the easiest
 
 
 @dataclass
@@ -88,8 +88,8 @@ class GenerationConfig(Execution):
 
     kind: str = "none"  # none, documents, or a key of `selfreward.generation.WAYS`
     writer: str = _choice("current", "current", "policy_0")  # the policy of the iteration, or policy 0
-    proposals: int = _number(64, least=1)  # that are written in one round
-    rounds: int = _number(20, least=1)  # after which the run stops if too few are kept
+    proposals: int = _number(64, least=1)  # written in one round
+    rounds: int = _number(20, least=1)  # of one iteration at most; the run stops if they keep too few
     examples: int = _number(8, least=1)  # prompts that are shown, for self_instruct
     generated_share: float = _number(0.25, least=0, most=1)  # of what is shown: prompts that were made before
     operations: str = "paraphrase,constrain,deepen,broaden"  # joined by commas, for evolve
@@ -106,7 +106,7 @@ class GenerationConfig(Execution):
 
 @dataclass
 class DocumentsConfig(Execution):
-    """Documents that policy 0 goes on learning from before all else, with `tuning`'s settings of an optimiser."""
+    """Documents for continued pretraining of policy 0, before tuning and the loop; the optimiser is `tuning`'s."""
 
     path: str | None = None  # a folder of .txt and .md files, or a .jsonl or .parquet; None: there are none
     text_column: str = "text"
@@ -122,8 +122,8 @@ class DocumentsConfig(Execution):
 
 @dataclass
 class GateConfig(Execution):
-    """What prompts must pass before a policy learns from them. `contamination` and `personal` are of people's answers
-    and ratings, and of documents, too."""
+    """What prompts must pass before a policy learns from them. `contamination` and `personal` also apply to people's
+    answers and ratings, and to documents."""
 
     contamination: str = _choice("raise", "raise", "drop", "ignore")  # of prompts that an evaluation holds too
     run_of_words: int = _number(13, least=3)  # in common with an evaluation that make a leak; a Chinese letter is half
@@ -217,7 +217,7 @@ class TuningConfig(Execution):
 
     demonstrations: SeedFileConfig = field(default_factory=SeedFileConfig)  # answers to learn from (IFT)
     ratings: SeedFileConfig = field(default_factory=SeedFileConfig)  # scores of answers to learn to judge by (EFT)
-    most_demonstrations: int | None = _number(None, least=0)  # None: all; 0: those held out are measured by alone
+    most_demonstrations: int | None = _number(None, least=0)  # None: all; 0: none, but held-out ones still measure
     most_ratings: int | None = _number(None, least=0)  # balanced over scores; None: as many as can be
     # The judge's modes that are taught; auto: that of judge.mode; duels: expected, and which of two answers is better.
     verdicts: str = _choice("auto", "auto", "expected", "sampled", "both", "duels")
@@ -280,7 +280,7 @@ class EngineConfig(Execution):
     concurrency: int = _number(64, least=1)  # requests under way at once, for kind=server and vllm
     timeout_seconds: float = _number(600.0, above=0)  # how long a request may take, for kind=server and vllm
     retries: int = _number(6, least=0)  # further attempts at a request that failed, with growing pauses
-    parity_limit: float | None = _number(None, above=0)  # nats a token off training; None: by dtype and rounding
+    parity_limit: float | None = _number(None, above=0)  # mean nats a token off training; None: by dtype and rounding
 
     @property
     def is_outside(self) -> bool:
@@ -294,7 +294,7 @@ class MemoryConfig(Execution):
 
     cap_gb: float = _number(64.0, above=0)  # GPU memory, in GiB
     ram_gb: float | None = _number(None, above=0)  # main memory this process may hold, in GiB; None is what there is
-    micro_batch: int | None = _number(None, least=1)  # pairs, or at most examples, at once; None: as it fits
+    micro_batch: int | None = _number(None, least=1)  # pairs, or at most so many examples, in a pass; None: as fits
     gradient_checkpointing: bool | None = None  # None: where it is needed to fit
     sampling_rows: int | None = _number(None, least=1)  # candidates decoded side by side; None: 64 on a CPU, else 1,024
     scoring_tokens: int | None = _number(None, least=1)  # in one scoring batch; None: 2,048 on a CPU, else 32,768

@@ -42,7 +42,7 @@ class Group:
         """This process's share of `items`: each belongs to exactly one process."""
         return items[self.rank :: self.size]
 
-    def share(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What the first process makes, in all processes."""
         if self.size == 1:
             return make()

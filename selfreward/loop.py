@@ -1,4 +1,4 @@
-"""The self-rewarding loop (arXiv 2401.10020), and nothing else: the one place that orders stages.
+"""The self-rewarding loop (arXiv 2401.10020), and nothing else: the one place that orders settings.
 
 Policy 0 is the base model, or what becomes of it on documents and on what people wrote. Iteration t lets policy t-1
 answer prompts and judge its answers, and trains policy t on the pairs that come of it. A policy is evaluated on
@@ -19,6 +19,7 @@ from selfreward.errors import GenerationError
 from selfreward.model_files import ModelIdentity
 from selfreward.roles import engine_name, engine_settings
 from selfreward.stages.agreement import AGREEMENT
+from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
 from selfreward.stages.candidates import CANDIDATES
 from selfreward.stages.chunks import CHUNKS
 from selfreward.stages.document_prompts import DOCUMENT_PROMPTS
@@ -29,7 +30,6 @@ from selfreward.stages.new_prompts import EVALUATION, NEW_PROMPTS
 from selfreward.stages.pairs import PAIRS
 from selfreward.stages.parity import FURTHER_PARITY, PARITY
 from selfreward.stages.perplexity import IMITATION, PERPLEXITY
-from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.stages.pretrain import PRETRAIN
 from selfreward.stages.prompts import PROMPTS, PromptsIdentity
 from selfreward.stages.proposals import PROPOSALS
@@ -52,41 +52,41 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     Yields the artifacts of each iteration as it is done; those of iteration 0 are the evaluation of policy 0, and what
     it was tuned on.
     """
-    stages = StageSettings(cfg)
+    settings = StageSettings(cfg)
     source = store.tools.pool.source
-    model = store.run(SEED_POLICY, SeedPolicyIdentity(identity))
+    model = store.run(BASE_POLICY, BasePolicyIdentity(identity))
     held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
-    people = _people(stages, store)
+    people = _people(settings, store)
     evaluated = {"held_out": held_out, **people}
-    measured = stages.parity("sampling")
+    measured = settings.parity("sampling")
     probe = store.run(PARITY, measured, {"policy": model, "prompts": held_out})
-    further = _further_parity(stages, store, {"policy": model, "probe": probe})
-    judge = _independent_judge(stages, store, model, evaluated)
-    documents = _documents(stages, store, model, evaluated)
-    seeds = _seeds(stages, store, evaluated, judge)
+    further = _further_parity(settings, store, {"policy": model, "probe": probe})
+    judge = _independent_judge(settings, store, model, evaluated)
+    documents = _documents(settings, store, model, evaluated)
+    seeds = _seeds(settings, store, evaluated, judge)
     policy_0 = documents.get("pretrained", model)
     if seeds:
-        policy_0 = store.run(TUNE, stages.tuning, {"policy": policy_0, **seeds}, cfg.seed)
+        policy_0 = store.run(TUNE, settings.tuning, {"policy": policy_0, **seeds}, cfg.seed)
     parity = probe if policy_0 is model else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
-    drawn = cfg.seed if cfg.judge.mode == "sampled" else None  # what is read and not drawn is the same for all seeds
+    judge_seed = cfg.seed if cfg.judge.mode == "sampled" else None  # what is not drawn is the same for all seeds
 
     def agreement(policy: Artifact) -> Artifact:
-        judged = {"ratings": people["people"], **stages.judging("judge", policy=policy)}
-        return store.run(AGREEMENT, stages.agreement, judged, drawn)
+        judged = {"ratings": people["people"], **settings.judging("judge", policy=policy)}
+        return store.run(AGREEMENT, settings.agreement, judged, judge_seed)
 
     def imitation(policy: Artifact) -> Artifact:
-        surprised = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
-        return store.run(IMITATION, stages.perplexity, surprised)
+        parents = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
+        return store.run(IMITATION, settings.perplexity, parents)
 
     def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
-        answers = store.run(CANDIDATES, stages.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
-        asked = {"candidates": answers, **stages.judging("evaluation", policy=grader)}
-        scores = store.run(HELD_OUT_JUDGEMENTS, stages.judgements("evaluation"), asked, cfg.seed)
+        answers = store.run(CANDIDATES, settings.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
+        asked = {"candidates": answers, **settings.judging("evaluation", policy=grader)}
+        scores = store.run(HELD_OUT_JUDGEMENTS, settings.judgements("evaluation"), asked, cfg.seed)
         parents = {"candidates": answers, "judgements": scores}
         if baseline is not None:
-            parents |= {"baseline": baseline, **stages.judging("evaluation", judge=grader)}
-        report = store.run(EVALUATE, stages.evaluation, parents, cfg.seed)
+            parents |= {"baseline": baseline, **settings.judging("evaluation", judge=grader)}
+        report = store.run(EVALUATE, settings.evaluation, parents, cfg.seed)
         made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
         if "people" in people:
             made["agreement"] = agreement(policy)
@@ -98,8 +98,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     others = {"base": model} if seeds else {}
     if judge:
         others["grader"] = grader
-    asks_policy = stages.judging("judge", policy=model) and stages.judgements("judge").texts  # or all judge alike
-    if "people" in people and asks_policy:
+    if "people" in people and settings.policies_judge:  # else all judge alike
         before |= {f"{name}_agreement": agreement(other) for name, other in others.items()}
     if seeds and "demonstrations_held_out" in people:
         before["base_imitation"] = imitation(model)
@@ -113,16 +112,16 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             made = {"source": store.run(PROMPTS, PromptsIdentity(source, t, cfg.prompts.per_iteration), seed=cfg.seed)}
         elif cfg.generation.kind == "documents":
             asked_about = {name: documents[name] for name in ("chunks", "rephrasings")}
-            made = {"source": store.run(DOCUMENT_PROMPTS, stages.document_prompts(t), asked_about, cfg.seed)}
+            made = {"source": store.run(DOCUMENT_PROMPTS, settings.document_prompts(t), asked_about, cfg.seed)}
         else:
             writer = policy if cfg.generation.writer == "current" else policy_0
-            made = _written(stages, store, t, writer, evaluated, written)
+            made = _written(settings, store, t, writer, evaluated, written)
             written.append(made["source"])
-        prompts = made["prompts"] = store.run(GATE, stages.gate, {"prompts": made["source"], **evaluated})
-        candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
-        asked = {"candidates": candidates, **stages.judging("judge", policy=policy)}
-        judgements = store.run(JUDGEMENTS, stages.judgements("judge"), asked, cfg.seed)
-        pairs = store.run(PAIRS, stages.pairs, {"candidates": candidates, "judgements": judgements})
+        prompts = made["prompts"] = store.run(GATE, settings.gate, {"prompts": made["source"], **evaluated})
+        candidates = store.run(CANDIDATES, settings.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
+        asked = {"candidates": candidates, **settings.judging("judge", policy=policy)}
+        judgements = store.run(JUDGEMENTS, settings.judgements("judge"), asked, cfg.seed)
+        pairs = store.run(PAIRS, settings.pairs, {"candidates": candidates, "judgements": judgements})
         made |= {"candidates": candidates, "judgements": judgements, "pairs": pairs}
         reference = policy if cfg.train.reference == "previous" else policy_0
         basis = {"pairs": pairs, "policy": policy, "reference": reference}
@@ -130,65 +129,65 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             basis["references"] = made["references"] = store.run(
                 REFERENCES, ReferencesIdentity(), {"pairs": pairs, "policy": reference}
             )
-        policy = made["policy"] = store.run(TRAIN, stages.policy, basis, cfg.seed)
+        policy = made["policy"] = store.run(TRAIN, settings.policy, basis, cfg.seed)
         made["parity"] = store.run(PARITY, measured, {"policy": policy, "probe": probe})
         yield made | evaluation(policy, first["held_out_candidates"])
 
 
-def _further_parity(stages: StageSettings, store: Store[Tools], parents: Mapping[str, Artifact]) -> Iteration:
+def _further_parity(settings: StageSettings, store: Store[Tools], parents: Mapping[str, Artifact]) -> Iteration:
     """Engines of their own for judging and evaluating, held against training where they run the run's model: one that
     runs another, and whose tokenizer is not named, would score what it can't read."""
     found: Iteration = {}
     for role, stage in FURTHER_PARITY.items():
-        if engine_name(stages.cfg, role) is not None and not engine_settings(stages.cfg, role).is_outside:
-            found[f"{role}_parity"] = store.run(stage, stages.parity(role), parents)
+        if engine_name(settings.cfg, role) is not None and not engine_settings(settings.cfg, role).is_outside:
+            found[f"{role}_parity"] = store.run(stage, settings.parity(role), parents)
     return found
 
 
-def _people(stages: StageSettings, store: Store[Tools]) -> Iteration:
+def _people(settings: StageSettings, store: Store[Tools]) -> Iteration:
     """What people wrote that nobody learns from: answers they rated, to hold the judge against, and answers they gave,
     to see how likely a policy finds them."""
     kinds = {"people": RATINGS, "demonstrations_held_out": DEMONSTRATIONS}
-    return {name: store.run(kinds[name], identity) for name, identity in stages.measured_by().items()}
+    return {name: store.run(kinds[name], identity) for name, identity in settings.measured_by().items()}
 
 
 def _independent_judge(
-    stages: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
+    settings: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
 ) -> Iteration:
     """A judge for evaluation alone, tuned on ratings from which no policy learns; empty where policy 0 judges."""
-    cfg = stages.cfg
+    cfg = settings.cfg
     if cfg.evaluation.judge != "independent":
         return {}
-    kept = stages.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
+    kept = settings.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
     ratings = store.run(RATINGS, kept, evaluated)
-    grader = store.run(GRADER, stages.grader, {"policy": model, "ratings": ratings}, cfg.seed)
+    grader = store.run(GRADER, settings.grader, {"policy": model, "ratings": ratings}, cfg.seed)
     return {"grader_ratings": ratings, "grader": grader}
 
 
 def _documents(
-    stages: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
+    settings: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
 ) -> Iteration:
     """Documents, what the model makes of them, what it becomes by learning from both, and how either is surprised by
     those held out; empty where there are none."""
-    cfg = stages.cfg
+    cfg = settings.cfg
     if not cfg.documents.path:
         return {}
-    chunks = store.run(CHUNKS, stages.chunks, {"policy": model, **evaluated})
+    chunks = store.run(CHUNKS, settings.chunks, {"policy": model, **evaluated})
     learned = {
         "chunks": chunks,
-        "rephrasings": store.run(REPHRASINGS, stages.rephrasings, {"chunks": chunks, "policy": model}, cfg.seed),
+        "rephrasings": store.run(REPHRASINGS, settings.rephrasings, {"chunks": chunks, "policy": model}, cfg.seed),
     }
-    before = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": model})
+    before = store.run(PERPLEXITY, settings.perplexity, {"chunks": chunks, "policy": model})
     made = {**learned, "base_perplexity": before}
     if cfg.documents.most_tokens == 0:
         return made
-    policy = store.run(PRETRAIN, stages.pretraining, {"policy": model, **learned}, cfg.seed)
-    after = store.run(PERPLEXITY, stages.perplexity, {"chunks": chunks, "policy": policy})
+    policy = store.run(PRETRAIN, settings.pretraining, {"policy": model, **learned}, cfg.seed)
+    after = store.run(PERPLEXITY, settings.perplexity, {"chunks": chunks, "policy": policy})
     return {**made, "pretrained": policy, "perplexity": after}
 
 
 def _seeds(
-    stages: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact], judge: Mapping[str, Artifact]
+    settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact], judge: Mapping[str, Artifact]
 ) -> Iteration:
     """What policy 0 is tuned on, without what it is evaluated on or an independent judge learned; empty where there is
     nothing."""
@@ -197,13 +196,13 @@ def _seeds(
     if "grader_ratings" in judge:
         apart["grader_ratings"] = judge["grader_ratings"]
     return {
-        name: store.run(kinds[name], stages.seeds(f"tuning.{name}", file), apart)
-        for name, file in stages.cfg.tuning.learned.items()
+        name: store.run(kinds[name], settings.seeds(f"tuning.{name}", file), apart)
+        for name, file in settings.cfg.tuning.learned.items()
     }
 
 
 def _written(
-    stages: StageSettings,
+    settings: StageSettings,
     store: Store[Tools],
     iteration: int,
     writer: Artifact,
@@ -215,7 +214,7 @@ def _written(
 
     Raises `GenerationError` where the rounds don't suffice.
     """
-    cfg = stages.cfg
+    cfg = settings.cfg
     seeds = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
     known = {"seeds": seeds, **{f"iteration_{t}": artifact for t, artifact in enumerate(earlier, start=1)}}
     evaluations = {f"{EVALUATION}{name}": artifact for name, artifact in evaluated.items()}
@@ -223,11 +222,11 @@ def _written(
     wanted = cfg.prompts.per_iteration
     for number in range(cfg.generation.rounds):
         asked = {**known, "policy": writer}
-        proposals = store.run(PROPOSALS, stages.proposals(iteration, number), asked, cfg.seed)
-        kept = store.run(NEW_PROMPTS, stages.new_prompts(wanted), {**known, "proposals": proposals, **evaluations})
+        proposals = store.run(PROPOSALS, settings.proposals(iteration, number), asked, cfg.seed)
+        kept = store.run(NEW_PROMPTS, settings.new_prompts(wanted), {**known, "proposals": proposals, **evaluations})
         rounds[f"proposals_{number}"] = proposals
         if kept.metrics["prompts"] == wanted:
-            through = store.run(GATE, stages.gate, {"prompts": kept, **evaluated}).metrics["prompts"]
+            through = store.run(GATE, settings.gate, {"prompts": kept, **evaluated}).metrics["prompts"]
             if through == cfg.prompts.per_iteration:
                 return {**rounds, "source": kept}
             wanted += cfg.prompts.per_iteration - through

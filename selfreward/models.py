@@ -56,11 +56,6 @@ class Models:
             self._base = self._load()
         return self._base
 
-    @property
-    def end_ids(self) -> list[int]:
-        """The tokens that end an answer."""
-        return self.chat.end_ids
-
     def release(self) -> None:
         """Let go of the weights, base and adapter; they are loaded again when asked for."""
         self._base = self._peft = self._loaded = None

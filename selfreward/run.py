@@ -33,22 +33,11 @@ from selfreward.sources.pool import Pool
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
 from selfreward.store.observer import Observer, Silent
-from selfreward.tracking.console import RunConsole, final_table
-from selfreward.tracking.dashboard import Dashboard, resolve_mode
+from selfreward.tracking.console import RunConsole
+from selfreward.tracking.dashboard import resolve_mode
 from selfreward.tracking.metrics import Iteration, objective
-from selfreward.tracking.run_folder import (
-    LOG,
-    ending_logged,
-    held,
-    is_linked,
-    is_shown,
-    link,
-    linked,
-    mark,
-    note_shown,
-    write_cards,
-    write_settings,
-)
+from selfreward.tracking.mirror import mirror
+from selfreward.tracking.run_folder import LOG, ending_logged, held, linked, write_settings
 from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
@@ -128,7 +117,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name} in {cfg.model.dtype}, in {folder}")
             steps = _steps(cfg, pool, folder, console, console.say, group)
             write_settings(folder, settings)
-            iterations = _mirror(cfg, settings, folder, console, steps)
+            iterations = mirror(cfg, settings, folder, console, steps)
         finally:
             console.close()
     return objective(iterations[-1])
@@ -142,9 +131,9 @@ def _steps(
     def find() -> Path:
         return model_files.locate(cfg.model.name, cfg.model.revision, say)
 
-    first = group.share(find)
+    first = group.broadcast(find)
     model_folder = first if group.leads else find()
-    identity = group.share(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
+    identity = group.broadcast(lambda: model_files.identify(model_folder, cfg.model.dtype, cfg.train.quantization))
     tools = Tools(pool, model_folder, folder, cfg, say, _available_gb(cfg, group))
     store = Store(artifacts_dir(cfg), tools, observer, MemoryMeter(cfg.memory.cap_gb), group)
 
@@ -162,70 +151,6 @@ def _available_gb(cfg: RunConfig, group: Group) -> float | None:
     from selfreward.models import pick_device
 
     return min(group.gather(available_gb(pick_device(cfg.engine.device))))
-
-
-def _mirror(
-    cfg: RunConfig, settings: dict[str, Any], folder: Path, console: RunConsole, steps: Iterator[Iteration]
-) -> list[Iteration]:
-    """Go through the loop and mirror each iteration on the console, in W&B and in the report."""
-    dashboard = Dashboard(folder, cfg.tracking, cfg.name, settings, console.say)
-    report = folder / "report.html"
-    iterations: list[Iteration] = []
-    logged = 0
-
-    def reported() -> str:
-        return mark(iterations, cfg.tracking.examples)
-
-    def write() -> None:
-        from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
-
-        write_report(report, f"{cfg.name}: policy {len(iterations) - 1}", settings, iterations, cfg.tracking.examples)
-        note_shown(folder, "report", reported())
-
-    def log() -> None:
-        nonlocal logged
-        for number in range(logged, len(iterations)):
-            dashboard.log(number, iterations[number])
-        logged = len(iterations)
-
-    def keep() -> None:
-        write_cards(folder, iterations)
-        link(folder, iterations)
-
-    try:
-        console.heading(0, cfg.iteration)
-        for number, iteration in enumerate(steps):
-            iterations.append(iteration)
-            console.iteration(number, iteration)
-            if console.computed and 0 < number < cfg.iteration:
-                log()
-                if cfg.tracking.report:
-                    write()
-                keep()
-            if number < cfg.iteration:
-                console.heading(number + 1, cfg.iteration)
-        logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
-        if console.computed or not is_shown(folder, "wandb", logged_as):
-            log()
-        if cfg.tracking.report and (
-            console.computed or not report.exists() or not is_shown(folder, "report", reported())
-        ):
-            write()
-        if console.computed or not is_linked(folder, iterations):
-            keep()
-    except BaseException:
-        dashboard.finish(failed=True)
-        raise
-    dashboard.finish(failed=False)
-    if dashboard.has_all:
-        note_shown(folder, "wandb", logged_as)
-    console.say("", final_table(iterations))
-    if not console.computed:
-        console.say(f"All of policy {cfg.iteration} was there already: nothing was computed.")
-    if cfg.tracking.report:  # an older one may be of other settings
-        console.say(f"report  {report}")
-    console.say(f"run     {folder}")
-    return iterations
 
 
 def _quieten() -> None:

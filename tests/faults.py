@@ -32,6 +32,7 @@ class Script:
     keys: set[str | None] = field(default_factory=set)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     adapters: dict[str, str] = field(default_factory=dict)
+    loads: int = 0  # requests to load an adapter
     times: list[float] = field(default_factory=list)
     seconds: float = 0.0  # that an answer takes
     busy: int = 0
@@ -132,6 +133,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self.is_busy = False
 
         def _load(self, body: dict[str, Any]) -> None:
+            script.loads += 1
             if "lora" not in script.features:
                 self._reply({"detail": "Not Found"}, 404)
             elif body["lora_name"] in script.adapters:

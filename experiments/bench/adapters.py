@@ -50,7 +50,7 @@ def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int
     """Token ids of prompts and replies: verdicts, as many of each grade, and half as many ordinary answers."""
     by_grade: dict[int, list[tuple[list[int], list[int]]]] = {grade: [] for grade in range(len(VERDICTS))}
     answers: list[tuple[list[int], list[int]]] = []
-    chat, end = models.chat, models.end_ids[0]
+    chat, end = models.chat, models.chat.end_ids[0]
 
     def spell(text: str) -> list[int]:
         return chat.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -138,11 +138,7 @@ class _Random(Models):
         self.device, self.dtype = torch.device("cuda"), torch.bfloat16
         self._fused, self._quantization, self._peft = True, "none", None
         self._base = random_model(cfg)
-        self.chat: Any = type("Chat", (), {"tokenizer": any_tokenizer()})()
-
-    @property
-    def end_ids(self) -> list[int]:
-        return [1]
+        self.chat: Any = type("Chat", (), {"tokenizer": any_tokenizer(), "end_ids": [1]})()
 
 
 def policy(case: Case) -> Adapter:

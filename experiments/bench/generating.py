@@ -43,7 +43,7 @@ class Generating:
         chosen = models[way.dtype]
         self._way = way
         self._tokenizer = chosen.chat.tokenizer
-        self._ends = set(chosen.end_ids)
+        self._ends = set(chosen.chat.end_ids)
         self._base = chosen.base
         self.model: Any = PeftModel.from_pretrained(self._base, str(adapter.folder)) if adapter else self._base
 

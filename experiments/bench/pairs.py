@@ -16,10 +16,10 @@ from selfreward.config import RunConfig
 from selfreward.loop import StageSettings
 from selfreward.records import PreferencePair
 from selfreward.sources import SOURCES
+from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
 from selfreward.stages.candidates import CANDIDATES
 from selfreward.stages.judgements import JUDGEMENTS
 from selfreward.stages.pairs import PAIRS
-from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.stages.prompts import PROMPTS, PromptsIdentity
 from selfreward.stages.tools import Tools
 from selfreward.store import Store
@@ -58,7 +58,7 @@ def real_pairs(cfg: RunConfig) -> list[PreferencePair]:
     folder = model_files.locate(cfg.model.name, cfg.model.revision)
     tools = Tools(SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data), folder, Path(cfg.output_dir), cfg)
     store, stages = Store(ARTIFACTS, tools), StageSettings(cfg)
-    policy = store.run(SEED_POLICY, SeedPolicyIdentity(model_files.identify(folder, cfg.model.dtype)))
+    policy = store.run(BASE_POLICY, BasePolicyIdentity(model_files.identify(folder, cfg.model.dtype)))
     prompts = store.run(PROMPTS, PromptsIdentity(tools.pool.source, 1, cfg.prompts.per_iteration), seed=cfg.seed)
     candidates = store.run(CANDIDATES, stages.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
     judgements = store.run(

@@ -162,7 +162,7 @@ class HFEngine:
         answers = len(requests[0].seeds)
         total = len(requests) * answers
         uniforms_BT = self._uniforms([seed for r in requests for seed in r.seeds], decoding.max_new_tokens)
-        ends = torch.tensor(self._models.end_ids, device=self._models.device)
+        ends = torch.tensor(self.chat.end_ids, device=self._models.device)
         before = self._forward.computed
         state_PH, growing = prompts.open(batch, answers, decoding.max_new_tokens)
         state_BH = state_PH.repeat_interleave(answers, 0)

@@ -14,7 +14,7 @@ _CLUSTERS = 8
 _BATCH = 16
 
 
-def embedding_metrics(texts: Sequence[str], model_name: str, seed: int = 0) -> dict[str, float]:
+def embedding_metrics(texts: Sequence[str], model_name: str) -> dict[str, float]:
     """Of texts' embeddings: `mean_distance`, the mean cosine distance of two, and `cluster_evenness`, the entropy of
     the sizes of eight clusters (k-means) over its greatest value, 0 to 1. Empty for fewer texts than clusters."""
     if len(texts) < _CLUSTERS:
@@ -24,7 +24,7 @@ def embedding_metrics(texts: Sequence[str], model_name: str, seed: int = 0) -> d
     vectors_NH = embed(texts, model_name)
     total, count = vectors_NH.sum(0), len(vectors_NH)
     similarity = (float(total @ total) - count) / (count * (count - 1))  # of unit vectors, all pairs but with itself
-    _, labels_N = kmeans2(vectors_NH, _CLUSTERS, minit="++", rng=np.random.default_rng(seed))
+    _, labels_N = kmeans2(vectors_NH, _CLUSTERS, minit="++", rng=np.random.default_rng(0))
     shares = np.bincount(labels_N, minlength=_CLUSTERS) / count
     entropy = -sum(float(share) * math.log(share) for share in shares if share)
     return {"mean_distance": 1 - similarity, "cluster_evenness": entropy / math.log(_CLUSTERS)}

@@ -29,14 +29,14 @@ def variety(texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def self_bleu(texts: Sequence[str], seed: int = 0) -> float:
+def self_bleu(texts: Sequence[str]) -> float:
     """How well each text is made of runs of words from the others, 0 to 1 (Self-BLEU, arXiv 1802.01886).
 
     The mean of each text's BLEU against all others, smoothed by a tenth of a match. 0 for fewer than two texts.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes half a second
 
-    drawn = list(texts) if len(texts) <= _MOST_COMPARED else random.Random(seed).sample(list(texts), _MOST_COMPARED)
+    drawn = list(texts) if len(texts) <= _MOST_COMPARED else random.Random(0).sample(list(texts), _MOST_COMPARED)
     split = [text.split() for text in drawn]
     if len(split) < 2:
         return 0.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations, zip_longest
 from random import Random
 
 from selfreward.chat import Chat
 from selfreward.judges import pairwise, rubric
 from selfreward.records import Candidate, Rating
+from selfreward.training.examples import Example
 
 VERDICTS = (
     "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
@@ -24,32 +24,22 @@ VERDICTS = (
 """Reasons for the scores 0 to 5: people's data has scores alone."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What the judge is asked and what it should say; its last token is `other_id` instead with `other_weight`."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    other_id: int
-    other_weight: float
-
-
-def score_lesson(rating: Rating, chat: Chat) -> Lesson:
+def score_lesson(rating: Rating, chat: Chat) -> Example:
     """Of `expected`: the score token alone. A score between two is both of them, each by how near it is."""
     choices = chat.choices(rubric.OPENING, [str(value) for value in range(rubric.HIGHEST + 1)])
     below = min(math.floor(rating.score), rubric.HIGHEST - 1)
     asked = chat.render(rubric.build_message(_candidate(rating), "expected")) + choices.opening_ids
-    return Lesson(asked, [choices.choice_ids[below]], choices.choice_ids[below + 1], rating.score - below)
+    return Example(asked, [choices.choice_ids[below]], choices.choice_ids[below + 1], rating.score - below)
 
 
-def written_lesson(rating: Rating, chat: Chat) -> Lesson:
+def written_lesson(rating: Rating, chat: Chat) -> Example:
     """Of `sampled`: a reason and the score, rounded."""
     score = round(rating.score)
     said = chat.answer(f"{VERDICTS[score]}\n{rubric.OPENING} {score}")
-    return Lesson(chat.render(rubric.build_message(_candidate(rating), "sampled")), said, 0, 0.0)
+    return Example(chat.render(rubric.build_message(_candidate(rating), "sampled")), said)
 
 
-def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) -> list[Lesson]:
+def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) -> list[Example]:
     """Of an evaluation's duels: which of two answers is better, in both orders. At most `most`, with no more of a
     prompt than it takes; what people scored alike, or never compared, is left out."""
     choices = chat.choices(pairwise.OPENING, ["A", "B"])
@@ -60,12 +50,12 @@ def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) ->
     in_turn = [
         pair for some in zip_longest(*pairs) for pair in some if pair
     ]  # a prompt's second after all prompts' first
-    lessons: list[Lesson] = []
+    lessons: list[Example] = []
     for one, other in in_turn[: most // 2]:
         better = choices.choice_ids if one.score > other.score else choices.choice_ids[::-1]
         messages = pairwise.build_messages(pairwise.Duel(one.prompt, one.response, other.response))
         for message, token in zip(messages, better, strict=True):
-            lessons.append(Lesson(chat.render(message) + choices.opening_ids, [token], 0, 0.0))
+            lessons.append(Example(chat.render(message) + choices.opening_ids, [token]))
     return lessons
 
 

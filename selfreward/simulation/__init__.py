@@ -1,1 +1,1 @@
-"""Worlds that make prompts without end and can tell a right answer."""
+"""Requests whose answers code can check: constraints, problems of reasoning-gym, right answers that a file holds."""

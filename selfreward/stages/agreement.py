@@ -70,7 +70,7 @@ def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: 
     ratings = parents["ratings"].read(Rating)
     settings = JudgeConfig(**config.judging.judge)
     adapter = tools.adapter(parents["policy"]) if "policy" in parents else None
-    bench = Bench(tools.engine_of("judge"), adapter, work.seed or 0, work.advance)
+    bench = Bench(tools.engine_of("judge"), adapter, work.seed, work.advance)
     by_prompt = [list(group) for _, group in groupby(ratings, key=lambda rating: rating.prompt_id)]
 
     def compute(shard: Sequence[list[Rating]]) -> list[Judgement]:
@@ -82,9 +82,7 @@ def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: 
         cut(by_prompt, settings.shard_size), compute, Judgement, units=lambda shard: sum(map(len, shard))
     )
     scores = [judgement.score for judgement in judgements]
-    metrics = agreement_metrics(
-        rated_pairs(ratings, scores), config.bootstrap_samples, config.confidence, work.seed or 0
-    )
+    metrics = agreement_metrics(rated_pairs(ratings, scores), config.bootstrap_samples, config.confidence, work.seed)
     return {"answers": len(ratings), "unscored": scores.count(None), **metrics}
 
 

@@ -58,7 +58,7 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
         requests = [
             SampleRequest(
                 rendered[prompt.prompt_id],
-                [derive_seed(work.seed or 0, parents["prompts"].id, prompt.prompt_id, k) for k in range(config.n)],
+                [derive_seed(work.seed, parents["prompts"].id, prompt.prompt_id, k) for k in range(config.n)],
             )
             for prompt in shard
         ]

@@ -38,7 +38,7 @@ def ask_about(config: DocumentPromptsIdentity, parents: Mapping[str, Artifact], 
         for one in parents["rephrasings"].read(Rephrasing)
         if one.style == "question_answer" and not one.left_out
     ]
-    in_turn = zip_longest(*Random(work.seed or 0).sample(about, len(about)))
+    in_turn = zip_longest(*Random(work.seed).sample(about, len(about)))
     found = {prompt.prompt_id: prompt for asked in in_turn for prompt in asked if prompt}  # a text may stand twice
     prompts = list(found.values())
     iterations = max(tools.cfg.iteration, config.iteration)  # what the last one lacks is said before the first begins

@@ -53,9 +53,9 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
         return metrics
     scores = {j.prompt_id: j.score for j in parents["judgements"].read(Judgement)}
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
-    metrics |= pass_gains(answers, baseline, config.bootstrap_samples, config.confidence, work.seed or 0)
+    metrics |= pass_gains(answers, baseline, config.bootstrap_samples, config.confidence, work.seed)
     adapter = tools.adapter(parents["judge"]) if "judge" in parents else None
-    bench = Bench(tools.engine_of("evaluation"), adapter, work.seed or 0, lambda _, tokens: work.advance(0, tokens))
+    bench = Bench(tools.engine_of("evaluation"), adapter, work.seed, lambda _, tokens: work.advance(0, tokens))
 
     def compute(shard: Sequence[Candidate]) -> list[Comparison]:
         duels = [Duel(answer.prompt, answer.text, baseline[answer.prompt_id].text) for answer in shard]
@@ -68,7 +68,7 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
 
     work.plan(len(answers), "duels")
     comparisons = work.shards(cut(answers, DUELS_PER_SHARD), compute, Comparison)
-    return metrics | duel_metrics(comparisons, config.bootstrap_samples, config.confidence, work.seed or 0)
+    return metrics | duel_metrics(comparisons, config.bootstrap_samples, config.confidence, work.seed)
 
 
 def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: float, seed: int) -> Metrics:

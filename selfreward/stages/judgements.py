@@ -46,7 +46,7 @@ def judge(
     settings = JudgeConfig(**config.judge)
     chosen = JUDGES[settings.kind]
     by_prompt = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
-    bench = Bench(tools.engine_of(role), adapter, work.seed or 0, work.advance)
+    bench = Bench(tools.engine_of(role), adapter, work.seed, work.advance)
 
     def compute(shard: Sequence[list[Candidate]]) -> list[Judgement]:
         return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
@@ -63,10 +63,10 @@ def judge(
         units=lambda shard: sum(len(group) for group in shard),
         size=lambda shard: max(len(c.prompt_ids) + len(c.token_ids) for group in shard for c in group),
     )
-    return _metrics(candidates, judgements, chosen.highest)
+    return _metrics(judgements, chosen.highest)
 
 
-def _metrics(candidates: Sequence[Candidate], judgements: Sequence[Judgement], highest: float) -> Metrics:
+def _metrics(judgements: Sequence[Judgement], highest: float) -> Metrics:
     scores = [judgement.score for judgement in judgements if judgement.score is not None]
     masses = [judgement.score_mass for judgement in judgements if judgement.score_mass is not None]
     asked = sum(max(len(judgement.replies), 1) for judgement in judgements)
@@ -91,5 +91,6 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-JUDGEMENTS = Stage("judgements", 6, partial(judge, role="judge"))
-HELD_OUT_JUDGEMENTS = Stage("judgements", 6, partial(judge, role="evaluation"))
+_VERSION = 6
+JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="judge"))
+HELD_OUT_JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="evaluation"))

@@ -26,7 +26,7 @@ _PROMPTS = 4
 _DECODING = Decoding(temperature=1.0, top_p=1.0, max_new_tokens=24)
 
 Twice = tuple[np.ndarray, np.ndarray]
-"""Log-probabilities of the same tokens (T), scored in batches of two sizes: each time they round otherwise."""
+"""Log-probabilities (T) in nats of the same tokens, scored in batches of two sizes: they differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def parity(config: ParityIdentity, parents: Mapping[str, Artifact], work: Work, 
     rounding = float(np.abs(training[0] - training[1]).mean())
     prompts, completions = [answer.prompt_ids for answer in answers], [answer.token_ids for answer in answers]
     asked = tools.engine_of(role)
-    found = work.group.share(  # one process asks: vLLM on a CPU dies of two such requests at once
+    found = work.group.broadcast(  # one process asks: vLLM on a CPU dies of two such requests at once
         lambda: asked.logprobs(prompts, completions, adapter, lambda _, tokens: work.advance(0, tokens))
     )
     engine = _flat(found)
@@ -98,12 +98,12 @@ class Share:
 
 
 def adapter_share(engine: np.ndarray, training: Twice, without: Twice) -> Share | None:
-    """The share of training's step from `without` the adapter to with it that the engine takes too.
+    """Which share of the adapter's effect on the log-probabilities (T) in training the engine's (T) show too.
 
-    A short training moves log-probabilities by less, on average, than bfloat16 rounds them: only together do the tokens
-    tell, and by least squares rounding would count as a step that the engine does not take. So the second step is the
-    instrument of the first, and the error that of White (1980), for some tokens round far more than others. None where
-    the two have nothing in common: then nothing can be told.
+    An estimate by instrumental variables: the effect as the second batching shows it is the instrument for the first.
+    A short training moves log-probabilities by less, on average, than bfloat16 rounds them, and least squares would
+    take that rounding for effect that the engine lacks. The standard error is White's (1980), for some tokens round far
+    more than others. None where the two effects do not correlate: then nothing can be told.
     """
     step_T, again_T = training[0] - without[0], training[1] - without[1]
     taken_T = engine - without[0]
@@ -192,9 +192,10 @@ def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
     return np.fromiter(chain.from_iterable(rows), dtype=np.float64)
 
 
-PARITY = Stage("parity", 4, partial(parity, role="sampling"))
+_VERSION = 4
+PARITY = Stage("parity", _VERSION, partial(parity, role="sampling"))
 FURTHER_PARITY: dict[Role, Stage[ParityIdentity, Tools]] = {
-    "judge": Stage("parity", 4, partial(parity, role="judge")),
-    "evaluation": Stage("parity", 4, partial(parity, role="evaluation")),
+    "judge": Stage("parity", _VERSION, partial(parity, role="judge")),
+    "evaluation": Stage("parity", _VERSION, partial(parity, role="evaluation")),
 }
 """Of engines beside the one that samples."""

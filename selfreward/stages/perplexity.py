@@ -58,13 +58,13 @@ def _measure(
     work.plan(len(texts), "texts")
     before, tokens = [text.before for text in texts], [text.tokens for text in texts]
     engine, adapter = tools.engine_of("sampling"), tools.adapter(parents["policy"])
-    found = work.group.share(lambda: engine.logprobs(before, tokens, adapter, work.advance))
+    found = work.group.broadcast(lambda: engine.logprobs(before, tokens, adapter, work.advance))
     by_name: defaultdict[str, list[float]] = defaultdict(list)
     for text, logprobs in zip(texts, found, strict=True):
         by_name[text.name] += logprobs
     nats = [-math.fsum(logprobs) for logprobs in by_name.values()]
     counts = [len(logprobs) for logprobs in by_name.values()]
-    around = bootstrap_ratio(nats, counts, config.bootstrap_samples, config.confidence, work.seed or 0)
+    around = bootstrap_ratio(nats, counts, config.bootstrap_samples, config.confidence, work.seed)
     return {
         "texts": len(nats),
         "tokens": sum(counts),

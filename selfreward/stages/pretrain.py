@@ -14,6 +14,7 @@ from selfreward.records import Chunk, Rephrasing
 from selfreward.stages.tools import Tools
 from selfreward.stages.tune import tune_on
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+from selfreward.training.examples import Example
 
 Tokens = list[int]
 _BLOCK_TOKENS = 512
@@ -36,13 +37,11 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     blocks of equal length: with any share the policy sees the same number of tokens in the same number of steps, and
     each of them weighs as much.
     """
-    from selfreward.training.tuning import Example  # imports torch and trl, which a finished run does without
-
     chat = tools.local_engine.chat
     real = [chat.answer(chunk.text) for chunk in parents["chunks"].read(Chunk) if not chunk.held_out]
     rephrased = [chat.answer(one.text) for one in parents["rephrasings"].read(Rephrasing) if not one.left_out]
     total = 2 * sum(map(len, real)) if config.most_tokens is None else config.most_tokens
-    random = Random(work.seed or 0)
+    random = Random(work.seed)
     wanted = round(config.rephrased_share * total)
     if wanted and not rephrased:
         remedy = "no rephrasing is fit to be used; set it to 0, or let a stronger policy rephrase"

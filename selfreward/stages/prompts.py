@@ -33,7 +33,7 @@ def select_prompts(config: PromptsIdentity, parents: Mapping[str, Artifact], wor
     elif config.per_iteration is None:
         prompts = pool.train
     else:
-        prompts = pool.select(config.per_iteration, config.iteration, work.seed or 0)
+        prompts = pool.select(config.per_iteration, config.iteration, work.seed)
     work.shards([prompts], list, Prompt)
     return {
         "prompts": len(prompts),

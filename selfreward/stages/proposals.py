@@ -68,7 +68,7 @@ def propose(config: ProposalsIdentity, parents: Mapping[str, Artifact], work: Wo
     decoding = Decoding(cfg.temperature, cfg.top_p, cfg.max_new_tokens)
 
     def seed(number: int, of: str) -> int:
-        return derive_seed(work.seed or 0, "proposals", config.iteration, config.round, number, of)
+        return derive_seed(work.seed, "proposals", config.iteration, config.round, number, of)
 
     def compute(shard: Sequence[tuple[int, Ask]]) -> list[Proposal]:
         requests = [

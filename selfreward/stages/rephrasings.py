@@ -40,7 +40,7 @@ def rephrase(config: RephrasingsIdentity, parents: Mapping[str, Artifact], work:
     chat = engine.chat
 
     def seed(chunk: Chunk, of: str) -> int:
-        return derive_seed(work.seed or 0, "rephrasing", chunk.chunk_id, of)
+        return derive_seed(work.seed, "rephrasing", chunk.chunk_id, of)
 
     def compute(shard: Sequence[Chunk]) -> list[Rephrasing]:
         chosen = [Random(seed(chunk, "style")).choice(names) for chunk in shard]

@@ -111,5 +111,6 @@ def _is_long(text: str) -> bool:
     return length_in_words(words(text)) >= _LEAST_WORDS
 
 
-DEMONSTRATIONS = Stage("demonstrations", 5, partial(select_seeds, record=Demonstration))
-RATINGS = Stage("ratings", 5, partial(select_seeds, record=Rating))
+_VERSION = 5
+DEMONSTRATIONS = Stage("demonstrations", _VERSION, partial(select_seeds, record=Demonstration))
+RATINGS = Stage("ratings", _VERSION, partial(select_seeds, record=Rating))

@@ -54,6 +54,11 @@ class StageSettings:
         """The policy that judges, as a parent; none where the engine of the role has a model of its own."""
         return {} if engine_settings(self.cfg, role).is_outside else policies
 
+    @property
+    def policies_judge(self) -> bool:
+        """Whether what judges is the policy, so that each judges in its own way."""
+        return bool(self.judgements("judge").texts) and not engine_settings(self.cfg, "judge").is_outside
+
     def parity(self, role: Role) -> ParityIdentity:
         settings = engine_settings(self.cfg, role)
         server = None if role == "sampling" else (settings.base_url, settings.model)

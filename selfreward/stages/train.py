@@ -49,7 +49,7 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     previous, reference = tools.adapter(parents["policy"]), tools.adapter(parents["reference"])
     start = Start(
         reference="itself" if previous == reference else "base" if reference is None else "another",
-        seed=derive_seed(work.seed or 0, parents["pairs"].id) % 2**31,
+        seed=derive_seed(work.seed, parents["pairs"].id) % 2**31,
     )
     fit = tools.plan.fit_training([(len(p.prompt_ids), len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
     work.planned_memory = fit.total

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfreward.config import LoraConfig, TuningConfig
 from selfreward.errors import ConfigError
@@ -16,9 +16,7 @@ from selfreward.judges.lessons import balanced, duel_lessons, score_lesson, writ
 from selfreward.records import Demonstration, Rating
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_seed
-
-if TYPE_CHECKING:
-    from selfreward.training.tuning import Example
+from selfreward.training.examples import Example
 
 OPTIMISER = (
     "learning_rate",
@@ -52,9 +50,7 @@ class TuneIdentity(Identity):
 
 def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Train an adapter on `parents["demonstrations"]` and `parents["ratings"]`, one or both, in one shuffled pass."""
-    from selfreward.training.tuning import Example  # imports torch and trl, which a finished run does without
-
-    tuning, chat, seed = TuningConfig(**config.tuning), tools.models.chat, work.seed or 0
+    tuning, chat, seed = TuningConfig(**config.tuning), tools.models.chat, work.seed
     examples: list[Example] = []
     drawn: dict[str, int] = {}
     if "demonstrations" in parents:
@@ -66,10 +62,9 @@ def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Wor
     if "ratings" in parents:
         ratings = parents["ratings"].read(Rating)
         chosen = balanced(ratings, tuning.most_ratings, seed)
-        lessons = [lesson(rating, chat) for rating in chosen for lesson in LESSONS[tuning.verdicts]]
+        examples += [lesson(rating, chat) for rating in chosen for lesson in LESSONS[tuning.verdicts]]
         if tuning.verdicts == "duels":
-            lessons += duel_lessons(ratings, chat, len(chosen), seed)
-        examples += [Example(**vars(lesson)) for lesson in lessons]
+            examples += duel_lessons(ratings, chat, len(chosen), seed)
         drawn["ratings"] = len(chosen)
     return tune_on(examples, config.tuning, config.lora, parents, work, tools) | {"drawn": drawn}
 
@@ -102,7 +97,7 @@ def tune_on(
         fit.gradient_checkpointing,
         tools.plan.preflight,
     )
-    start = derive_seed(work.seed or 0, *sorted(parent.id for parent in parents.values())) % 2**31
+    start = derive_seed(work.seed, *sorted(parent.id for parent in parents.values())) % 2**31
     with tools.models.trainable(previous, lora, start) as model:
         metrics = tune(model, tools.models.chat.tokenizer, fitting, how, start, work)
         if work.group.leads:

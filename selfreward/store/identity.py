@@ -1,7 +1,7 @@
 """What an artifact is: the hash of everything that its content depends on, and of nothing else.
 
-Settings are of two types. `Identity` settings change the result and go into the hash. `Execution` settings change
-only how it is computed; they are refused here, so they can never reach it.
+Groups of settings are of two types. `Identity` groups are hashed whole. `Execution` groups are refused here: a stage
+that depends on some of their settings copies these into an `Identity` of its own (`only`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ID_LENGTH = 12
 
 
 class Identity:
-    """Base of settings that change what a stage makes."""
+    """Base of settings that are hashed whole."""
 
 
 class Execution:
-    """Base of settings that change only how a stage runs: devices, paths, memory, progress, dashboards."""
+    """Base of settings that are never hashed as a group: most of them change only how a stage runs."""
 
 
 def only(settings: Any, names: Sequence[str]) -> dict[str, Any]:

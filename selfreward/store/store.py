@@ -124,10 +124,10 @@ class Store(Generic[Tools]):
         references = {name: parent.reference for name, parent in parents.items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
         folder = self.root / stage.name / identifier
-        if manifest := self.group.share(lambda: Manifest.read(folder)):
+        if manifest := self.group.broadcast(lambda: Manifest.read(folder)):
             return self._reuse(folder, manifest, parents)
         with self._locked(stage.name, identifier) if self.group.leads else nullcontext():
-            if manifest := self.group.share(lambda: Manifest.read(folder)):
+            if manifest := self.group.broadcast(lambda: Manifest.read(folder)):
                 return self._reuse(folder, manifest, parents)
             manifest = self._make(stage, config, parents, references, seed, folder)
         self.observer.finished(manifest, reused=False)
@@ -156,7 +156,7 @@ class Store(Generic[Tools]):
         folder: Path,
     ) -> Manifest:
         contents = {name: parent.manifest.content for name, parent in parents.items()}
-        self.group.share(lambda: _begin(folder, contents))
+        self.group.broadcast(lambda: _begin(folder, contents))
         self.observer.started(stage.name, folder.name)
         with self.meter.measure() as peak:
             work = Work(folder, seed, self.observer, peak, self.group)
@@ -182,7 +182,7 @@ class Store(Generic[Tools]):
             shutil.rmtree(folder / "partial", ignore_errors=True)
             return manifest
 
-        return self.group.share(complete)
+        return self.group.broadcast(complete)
 
     def _made_from(self, manifest: Manifest) -> list[Path]:
         """The folders of an artifact and of all that was made from it."""

@@ -28,7 +28,7 @@ class Work:
     """One attempt at one artifact.
 
     `folder` is where the artifact's files go; `scratch` holds what only an unfinished artifact needs and is removed
-    with its completion; `seed` is the run's seed, or None for a stage without chance. A stage may set `planned_memory`,
+    with its completion; `seed` is the run's seed, and 0 for a stage without one. A stage may set `planned_memory`,
     the bytes that it was planned to take. Where a run has several processes, each of `group` makes the same attempt,
     and they divide what can be divided.
     """
@@ -37,7 +37,7 @@ class Work:
         self.folder = folder
         self.group = group
         self.scratch = folder / "partial"
-        self.seed = seed
+        self.seed = seed or 0
         self.earlier = Cost()
         self.planned_memory = 0
         self._observer = observer

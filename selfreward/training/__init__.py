@@ -1,1 +1,1 @@
-"""Preference training: the only place that imports trl, and the one place that decides what the reference is."""
+"""DPO and supervised tuning with LoRA through trl; the only package that imports it."""

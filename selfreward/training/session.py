@@ -66,7 +66,7 @@ def fit(trainer: MicroBatches, model: PeftModel, work: Work, memory: MemoryConfi
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TrainingError("the adapter has no trainable parameter: check train.lora.target_modules")
-    resumed = work.group.share(lambda: newest_whole(work.scratch))
+    resumed = work.group.broadcast(lambda: newest_whole(work.scratch))
     trainer.note = work.note
     trainer.group = work.group
     if work.group.leads:  # the processes hold the same adapter after every step: one keeps account, and checkpoints

@@ -26,20 +26,11 @@ from selfreward.head import Head, mean_row, score_tokens
 from selfreward.models import TRAINED
 from selfreward.prefix_tree import prefix_tree
 from selfreward.store import Metrics, Work
+from selfreward.training.examples import Example
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.micro_batches import Batch, MicroBatches
 from selfreward.training.packing import PACKED_ATTENTION, pack_texts
 from selfreward.training.session import adapter_kept, arguments, fit
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt and its completion. The last token is `other_id` instead with the probability `other_weight`."""
-
-    prompt_ids: list[int]
-    completion_ids: list[int]
-    other_id: int = 0
-    other_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from selfreward.config import RunConfig
 from selfreward.errors import NoPairsError
 from selfreward.run import follow, prepare, run
+from selfreward.tracking.dashboard import Dashboard
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_report_is_mended_that_an_interrupted_run_under_other_settings_left(
     longer = copy.deepcopy(cfg)
     longer.iteration, longer.train.beta = 2, 0.5
     with monkeypatch.context() as patch:
-        patch.setattr("selfreward.run.write_cards", _interrupt)  # after the report of iteration 1
+        patch.setattr("selfreward.tracking.mirror.write_cards", _interrupt)  # after the report of iteration 1
         with pytest.raises(KeyboardInterrupt):
             shown(longer)
     assert report.read_text() != made
@@ -67,7 +68,7 @@ def test_a_dashboard_that_is_asked_for_when_all_is_there_is_filled_once(
     cfg: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[int] = []
-    monkeypatch.setattr("selfreward.run.Dashboard.log", lambda self, number, iteration: logged.append(number))
+    monkeypatch.setattr(Dashboard, "log", lambda self, number, iteration: logged.append(number))
     shown(cfg)
     logged.clear()
     cfg.tracking.wandb = "offline"

@@ -135,7 +135,8 @@ def test_a_start_away_from_ln_2_stops_training() -> None:
 def test_dropout_moves_the_first_loss_and_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
     """From an adapter that already does something, as from iteration 2 on."""
     train_settings = train_config(lora=LoraConfig(r=4, alpha=8, dropout=0.5))
-    train_in_stage(tiny_model, PAIRS, tmp_path, settings(train_settings))
+    trained = train_in_stage(tiny_model, PAIRS, tmp_path, settings(train_settings))
+    assert trained.metrics["loss"][0] != pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_nothing_learned_is_an_error(tiny_config: RunConfig) -> None:

@@ -16,7 +16,8 @@ from selfreward.records import Demonstration, Rating
 from selfreward.store import Metrics, Work
 from selfreward.store.observer import NoMeter
 from selfreward.tracking.metrics import outside_judge
-from selfreward.training.tuning import Example, ExampleTrainer, TuningSettings, tune
+from selfreward.training.examples import Example
+from selfreward.training.tuning import ExampleTrainer, TuningSettings, tune
 from tests.loop.helpers import Recorder, run_loop
 from tests.training import trainable
 

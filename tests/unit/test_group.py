@@ -21,7 +21,7 @@ def test_each_item_is_the_share_of_exactly_one_process() -> None:
 def test_one_process_alone_meets_itself_without_torch() -> None:
     script = (
         "import sys; from selfreward.group import ALONE\n"
-        "assert (ALONE.share(lambda: 1), ALONE.gather(2), ALONE.mine([3])) == (1, [2], [3])\n"
+        "assert (ALONE.broadcast(lambda: 1), ALONE.gather(2), ALONE.mine([3])) == (1, [2], [3])\n"
         "ALONE.sum([]); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -31,6 +31,7 @@ from selfreward.errors import IdentityError
 from selfreward.model_files import ModelIdentity
 from selfreward.sources.pool import SourceIdentity
 from selfreward.stages.agreement import AgreementIdentity
+from selfreward.stages.base_policy import BasePolicyIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.chunks import ChunksIdentity
 from selfreward.stages.document_prompts import DocumentPromptsIdentity
@@ -42,7 +43,6 @@ from selfreward.stages.new_prompts import NewPromptsIdentity
 from selfreward.stages.pairs import PairsIdentity
 from selfreward.stages.parity import ParityIdentity
 from selfreward.stages.perplexity import PerplexityIdentity
-from selfreward.stages.policy import SeedPolicyIdentity
 from selfreward.stages.pretrain import PretrainIdentity
 from selfreward.stages.prompts import PromptsIdentity
 from selfreward.stages.proposals import ProposalsIdentity
@@ -143,7 +143,7 @@ IDENTITIES: list[Any] = [
     MODEL,
     SOURCE,
     ENGINE,
-    SeedPolicyIdentity(MODEL),
+    BasePolicyIdentity(MODEL),
     PromptsIdentity(SOURCE, 1, 8),
     CandidatesIdentity(4, 0.7, 0.9, 96, 512, 16, ENGINE),
     JudgementsIdentity(JudgeConfig().in_use, ("words",), ENGINE),

@@ -26,9 +26,9 @@ from selfreward.model_files import ModelIdentity
 from selfreward.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.simulation.checks import Check, dump
+from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
-from selfreward.stages.policy import SEED_POLICY, SeedPolicyIdentity
 from selfreward.store import Artifact, Store
 from tests.tiny import save_random_llama
 from tests.unit.making import artifact, candidate, tools
@@ -232,7 +232,7 @@ def test_every_sampled_judgement_has_a_seed_of_its_own_and_another_run_others(be
 
 def judgements_of(root: Path, model: Path, candidates: Sequence[Candidate], config: JudgeConfig) -> Artifact:
     store = Store(root, tools(model))
-    policy = store.run(SEED_POLICY, SeedPolicyIdentity(ModelIdentity("0", "float32", "none")))
+    policy = store.run(BASE_POLICY, BasePolicyIdentity(ModelIdentity("0", "float32", "none")))
     parents = {"candidates": artifact(store, "candidates", candidates, Candidate), "policy": policy}
     settings = judgements_identity(config, EngineIdentity("hf", merge_adapter=False))
     return store.run(JUDGEMENTS, settings, parents, seed=0)

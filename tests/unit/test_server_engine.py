@@ -297,6 +297,7 @@ def test_an_adapter_that_an_earlier_run_has_loaded_is_used(
 ) -> None:
     script.adapters[adapter.name] = str(adapter.folder)
     engine_at(url, chat).score([[5]], [20], adapter, ignore)
+    assert script.loads == 0
 
 
 def test_an_adapter_of_the_same_name_from_another_folder_is_refused(

@@ -1,0 +1,81 @@
+"""The loop on its way, mirrored on the console, in W&B, in the report and in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfreward.config import RunConfig
+from selfreward.tracking.console import RunConsole, final_table
+from selfreward.tracking.dashboard import Dashboard, resolve_mode
+from selfreward.tracking.metrics import Iteration
+from selfreward.tracking.run_folder import is_linked, is_shown, link, mark, note_shown, write_cards
+
+REPORT = "report.html"
+
+
+def mirror(
+    cfg: RunConfig, settings: Mapping[str, Any], folder: Path, console: RunConsole, steps: Iterator[Iteration]
+) -> list[Iteration]:
+    """Go through the iterations of `steps`, and show each as it is done. Of a run that found all complete, only what
+    does not show it yet is written."""
+    dashboard = Dashboard(folder, cfg.tracking, cfg.name, settings, console.say)
+    iterations: list[Iteration] = []
+    logged = 0
+    try:
+        console.heading(0, cfg.iteration)
+        for number, iteration in enumerate(steps):
+            iterations.append(iteration)
+            console.iteration(number, iteration)
+            if console.computed and 0 < number < cfg.iteration:
+                logged = _log(dashboard, iterations, logged)
+                if cfg.tracking.report:
+                    _report(cfg, settings, folder, iterations)
+                _link(folder, iterations)
+            if number < cfg.iteration:
+                console.heading(number + 1, cfg.iteration)
+        logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
+        if console.computed or not is_shown(folder, "wandb", logged_as):
+            _log(dashboard, iterations, logged)
+        if cfg.tracking.report and (console.computed or not _is_reported(cfg, folder, iterations)):
+            _report(cfg, settings, folder, iterations)
+        if console.computed or not is_linked(folder, iterations):
+            _link(folder, iterations)
+    except BaseException:
+        dashboard.finish(failed=True)
+        raise
+    dashboard.finish(failed=False)
+    if dashboard.has_all:
+        note_shown(folder, "wandb", logged_as)
+    console.say("", final_table(iterations))
+    if not console.computed:
+        console.say(f"All of policy {cfg.iteration} was there already: nothing was computed.")
+    if cfg.tracking.report:  # an older one may be of other settings
+        console.say(f"report  {folder / REPORT}")
+    console.say(f"run     {folder}")
+    return iterations
+
+
+def _log(dashboard: Dashboard, iterations: Sequence[Iteration], logged: int) -> int:
+    """Log all iterations but the first `logged`; how many are logged now."""
+    for number in range(logged, len(iterations)):
+        dashboard.log(number, iterations[number])
+    return len(iterations)
+
+
+def _report(cfg: RunConfig, settings: Mapping[str, Any], folder: Path, iterations: Sequence[Iteration]) -> None:
+    from selfreward.tracking.report import write_report  # a finished run does without jinja2 and matplotlib
+
+    title = f"{cfg.name}: policy {len(iterations) - 1}"
+    write_report(folder / REPORT, title, settings, iterations, cfg.tracking.examples)
+    note_shown(folder, "report", mark(iterations, cfg.tracking.examples))
+
+
+def _is_reported(cfg: RunConfig, folder: Path, iterations: Sequence[Iteration]) -> bool:
+    return (folder / REPORT).exists() and is_shown(folder, "report", mark(iterations, cfg.tracking.examples))
+
+
+def _link(folder: Path, iterations: Sequence[Iteration]) -> None:
+    write_cards(folder, iterations)
+    link(folder, iterations)
