@@ -37,6 +37,10 @@ def no_such_file(key: str, path: Path) -> ConfigError:
     return ConfigError(key, path, f"there is no such file (looked in {path.absolute().parent}); name one")
 
 
+class DataError(SelfRewardError):
+    """A row of a data file that can't be used: its place, what is wrong with it, and the remedy."""
+
+
 class IdentityError(SelfRewardError):
     """A value that has no canonical form, so it can't be part of an artifact's identity."""
 

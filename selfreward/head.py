@@ -17,10 +17,11 @@ from torch import Tensor
 from selfreward.errors import ModelError
 
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
-"""Of float32 logits at a time: on a CPU what stays in its last cache; on a GPU enough rows to read the layer for."""
+"""Bytes of float32 logits at a time: on a CPU what stays in its last-level cache; on a GPU rows enough to be worth a
+reading of the weights."""
 
 FEW_BYTES = 2 << 20
-"""Of float32 logits at a time, where they are passed over again and again: what stays in a core's own cache."""
+"""Bytes of float32 logits at a time, where they are passed over again and again: what stays in a core's own cache."""
 
 SHARPENED = 16
 _ALIKE = 0.02  # of the greatest logit: rounding in bfloat16 is a quarter of a percent
@@ -70,9 +71,9 @@ class Head:
         self._scale: float = times / by * (getattr(config, "lm_head_multiplier", None) or 1)
         self.is_plain = self._bias_V is None and not self._cap and self._scale == 1
 
-    def few_at_a_time(self, hidden_NH: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
-        """The same logits, some rows after the other. On a CPU they are few enough to stay in its caches while they are
-        looked at, which takes longer than the product that makes them. `product` is a faster way to the layer's own."""
+    def logit_chunks(self, hidden_NH: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+        """Float32 logits (C, vocabulary) of a few rows at a time: on a CPU so few that they stay in a core's cache
+        while they are looked at, which takes longer than their product. `product` is a faster way to compute that."""
         rows = len(hidden_NH) if hidden_NH.device.type != "cpu" else _chunk_rows(self.weight_VH, FEW_BYTES)
         if not self.is_plain:
             yield from map(self.logits, hidden_NH.split(rows))

@@ -17,7 +17,7 @@ def patched(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def forward_kept(module: Any) -> Iterator[None]:
-    """Whatever takes the place of `module`'s forward, its class's or one of its own, that one is back afterwards."""
+    """Restore `module.forward` afterwards, whatever replaced it within: its class's, or one of its own."""
     before = vars(module).get("forward")
     try:
         yield

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfreward.errors import ConfigError, SelfRewardError, first_line, no_such_file
+from selfreward.errors import ConfigError, DataError, first_line, no_such_file
 
 Made = TypeVar("Made")
 
@@ -32,16 +32,12 @@ _LOOKED_AT = 100
 """Rows in which a column is looked for before its name is said to be wrong."""
 
 
-class RowError(SelfRewardError):
+class RowError(ValueError):
     """A row that can't be used: what is wrong with it, in words that are the same for all such rows."""
 
 
-class UnusedRowError(SelfRewardError):
+class UnusedRowError(ValueError):
     """A row that is sound and not wanted, and why: always counted, never a reason to stop."""
-
-
-class DataError(SelfRewardError):
-    """The same as `RowError` with its place, and the remedy."""
 
 
 @dataclass

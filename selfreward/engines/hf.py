@@ -200,7 +200,7 @@ class HFEngine:
         """The next token of each row, and its log-probability."""
         drawn: list[tuple[Tensor, Tensor]] = []
         done = 0
-        for logits_CV in self._head.few_at_a_time(state_BH, product):
+        for logits_CV in self._head.logit_chunks(state_BH, product):
             uniform_C = uniform_B[done : done + len(logits_CV)]
             drawn.append(nucleus.draw(logits_CV, uniform_C, decoding.temperature, decoding.top_p))
             done += len(logits_CV)

@@ -79,7 +79,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class EndlessPool(Pool):
-    """Prompts that are made when they are asked for: `draw` gives one. None is held out, and none comes twice."""
+    """Prompts that are made when they are asked for: `draw` makes one at random. An iteration gets none that is held
+    out, or that an earlier one had."""
 
     draw: Callable[[random.Random], Prompt]
 

@@ -66,7 +66,8 @@ class RatedPair:
 
 
 def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """The judgements of `parents["ratings"]` by `parents["policy"]` or the outside engine that judges, in order."""
+    """Have `parents["policy"]`, or the outside engine that judges, score the answers of `parents["ratings"]`, and count
+    how often it puts two of them in the order that people put them in. Its judgements are kept, in their order."""
     ratings = parents["ratings"].read(Rating)
     settings = JudgeConfig(**config.judging.judge)
     adapter = tools.adapter(parents["policy"]) if "policy" in parents else None

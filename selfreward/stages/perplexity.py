@@ -25,7 +25,7 @@ class PerplexityIdentity(Identity):
 
 @dataclass(frozen=True)
 class Text:
-    """What comes before, what is looked at, and the name of what it is a part of."""
+    """Context tokens, the tokens that are scored, and the name of the document or prompt that they belong to."""
 
     before: list[int]
     tokens: list[int]
@@ -54,7 +54,8 @@ def imitation(config: PerplexityIdentity, parents: Mapping[str, Artifact], work:
 def _measure(
     texts: Sequence[Text], config: PerplexityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools
 ) -> Metrics:
-    """The exponential of the mean negative log-probability of a token; what has one name is drawn together."""
+    """The exponential of the mean negative log-likelihood of a token, with an interval by drawing whole documents, or
+    prompts, for the bootstrap."""
     work.plan(len(texts), "texts")
     before, tokens = [text.before for text in texts], [text.tokens for text in texts]
     engine, adapter = tools.engine_of("sampling"), tools.adapter(parents["policy"])

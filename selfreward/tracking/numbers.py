@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def percent(share: float | None) -> str:
-    """A share of one."""
+    """A share of 1 as a percentage."""
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """With so many decimals."""
+    """A number to so many decimals."""
     return "–" if value is None else f"{value:.{digits}f}"

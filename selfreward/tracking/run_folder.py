@@ -113,17 +113,17 @@ def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:
 
 
 def mark(iterations: Sequence[Iteration], *how: Any) -> str:
-    """What tells these iterations, shown in this way, from others."""
+    """A digest of these iterations and of how they are shown."""
     return digest([_lineage(iterations).decode(), *how])
 
 
 def is_shown(folder: Path, where: str, marked: str) -> bool:
-    """Whether that was shown there: in `report`, of which the last one counts, or in `wandb`, which keeps all."""
+    """Whether this was shown there already: in `report`, of which the last one counts, or `wandb`, which keeps all."""
     return marked in _shown(folder).get(where, [])
 
 
 def note_shown(folder: Path, where: str, marked: str) -> None:
-    """Remember that it was."""
+    """Remember that what has this mark was shown there."""
     shown = _shown(folder)
     shown[where] = [*(one for one in shown.get(where, []) if where == "wandb" and one != marked), marked]
     write_atomically(folder / SHOWN, json.dumps(shown, indent=2).encode())

@@ -135,8 +135,8 @@ def test_logits_are_the_output_layer_s_own(dtype: torch.dtype) -> None:
     head = Head(model)
     with torch.inference_mode(), blocked(model) as product:
         torch.testing.assert_close(product(states_NH), states_NH @ head.weight_VH.T)
-        logits_NV = torch.cat(list(head.few_at_a_time(states_NH, product)))
-        torch.testing.assert_close(logits_NV, torch.cat(list(head.few_at_a_time(states_NH))))
+        logits_NV = torch.cat(list(head.logit_chunks(states_NH, product)))
+        torch.testing.assert_close(logits_NV, torch.cat(list(head.logit_chunks(states_NH))))
 
 
 def test_only_a_cpu_has_such_products() -> None:

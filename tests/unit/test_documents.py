@@ -15,8 +15,7 @@ from selfreward.config import DocumentsConfig
 from selfreward.documents.chunks import cut_document
 from selfreward.documents.read import documents_content, read_documents
 from selfreward.documents.rephrase import STYLES, Kept, build_message, clean, kept, questions, reason_against, styles
-from selfreward.errors import ConfigError
-from selfreward.rows import DataError
+from selfreward.errors import ConfigError, DataError
 
 SENTENCES = st.lists(
     st.lists(st.sampled_from(["a", "bird", "12", "saw", "the", "Old", "house"]), min_size=1, max_size=12), max_size=8

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfreward.config import DataConfig, SeedFileConfig
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, DataError
 from selfreward.records import prompt_id
-from selfreward.rows import DataError
 from selfreward.seeds.read import read_demonstrations
 from tests.unit.seed_files import demonstrations, jsonl, ratings, reply, tree
 

@@ -15,9 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from selfreward.config import DataConfig, PromptsConfig
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, DataError
 from selfreward.records import Prompt
-from selfreward.rows import DataError
 from selfreward.sources import SOURCES
 from selfreward.sources.pool import Pool, draw_distinct, identify, make_pool
 
