@@ -219,6 +219,7 @@ class TuningConfig(Execution):
     ratings: SeedFileConfig = field(default_factory=SeedFileConfig)  # scores of answers to learn to judge by (EFT)
     most_demonstrations: int | None = _number(None, least=0)  # None: all; 0: none, but held-out ones still measure
     most_ratings: int | None = _number(None, least=0)  # balanced over scores; None: as many as can be
+    answer_weight: float = _number(4.0, above=0)  # of an answer in the loss beside a score, where both are learned
     # The judge's modes that are taught; auto: that of judge.mode; duels: expected, and which of two answers is better.
     verdicts: str = _choice("auto", "auto", "expected", "sampled", "both", "duels")
     learning_rate: float = _number(2e-4, above=0)
@@ -247,6 +248,8 @@ class TuningConfig(Execution):
             left_out |= {"verdicts", "most_ratings"}
         if "demonstrations" not in self.learned:
             left_out.add("most_demonstrations")
+        if len(self.learned) < 2:
+            left_out.add("answer_weight")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 
 

@@ -1,7 +1,7 @@
 """Supervised tuning on what people wrote, through trl's SFTTrainer: answers word for word, and scores of answers.
 
-The loss is the mean over examples of the mean over an example's completion, so that a score of one token weighs as much
-as an answer of a hundred. Nothing is learned from a prompt.
+The loss is the mean over examples, each with its weight, of the mean over an example's completion: but for the weights
+a score of one token counts as much as an answer of a hundred. Nothing is learned from a prompt.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ExampleTrainer(MicroBatches, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The mean loss of the examples; what it is for answers and for scores goes to the metrics."""
+        """The weighted mean loss of the examples."""
         prompts, completions = inputs["prompt_lengths"].tolist(), inputs["completion_lengths"].tolist()
         lengths = list(zip(prompts, completions, strict=True))
         states = _packed_states if self.packs else _padded_states
@@ -92,6 +92,7 @@ class ExampleTrainer(MicroBatches, SFTTrainer):
         if weight_E.any():
             other_E = self.surprise(states_TH[last_E], inputs["other_ids"])
             loss_E = (1 - weight_E) * loss_E + weight_E * other_E
+        loss_E = loss_E * inputs["weights"]
         self._total_train_tokens += sum(prompts) + sum(completions)
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
         return loss_E.mean()
@@ -172,6 +173,7 @@ def _collate(rows: Sequence[dict[str, Any]]) -> Batch:
         "completion_lengths": torch.tensor([len(row["completion_ids"]) for row in rows]),
         "other_ids": torch.tensor([row["other_id"] for row in rows]),
         "other_weights": torch.tensor([row["other_weight"] for row in rows]),
+        "weights": torch.tensor([row["weight"] for row in rows]),
     }
 
 

@@ -27,7 +27,7 @@ RUBRIC = [1, *range(10, 22)]
 EXAMPLES = [
     Example([*RUBRIC, 44], [80], 81, 0.25),
     Example([1, 40, 50], [60, 2]),
-    Example([1, 45], [70, 71, 72, 2]),
+    Example([1, 45], [70, 71, 72, 2], weight=3.0),
     Example([*RUBRIC, 41, 42, 43], [82], 83, 0.5),
 ]
 
@@ -74,7 +74,7 @@ def test_the_loss_is_the_cross_entropy_of_completions_with_soft_scores(
 ) -> None:
     metrics, _ = tuned(tiny_model, tmp_path, speed=speed)
     with trainable(tiny_model, speed, LORA) as (model, _):
-        expected = torch.stack([plain_loss(model, example) for example in EXAMPLES]).mean()
+        expected = torch.stack([example.weight * plain_loss(model, example) for example in EXAMPLES]).mean()
     assert metrics["loss"][0] == pytest.approx(expected.item(), rel=1e-3)
 
 

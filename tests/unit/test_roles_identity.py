@@ -93,6 +93,16 @@ def test_without_what_people_wrote_no_setting_of_tuning_matters(cfg: RunConfig) 
     assert artifacts(cfg) == before
 
 
+@pytest.mark.parametrize("left_out", [None, "most_demonstrations", "most_ratings"])
+def test_what_answers_weigh_beside_ratings_matters_where_both_are_learned(cfg: RunConfig, left_out: str | None) -> None:
+    learn_from_people(cfg)
+    if left_out:
+        setattr(cfg.tuning, left_out, 0)
+    before = artifacts(cfg)
+    cfg.tuning.answer_weight = 1.0
+    assert ("policy" in moved(before, artifacts(cfg))[0]) == (left_out is None)
+
+
 @pytest.mark.parametrize("most", ["most_demonstrations", "most_ratings"])
 def test_an_independent_judge_does_not_depend_on_how_much_policy_0_learns(cfg: RunConfig, most: str) -> None:
     learn_from_people(cfg)
