@@ -20,8 +20,10 @@ _CONFLICTS = {
         "starts_with",
         "without_commas",  # two keys need one
     },
+    "heading": {"alphabetical_lines", "lines_exactly"},  # which count it as a line
     "in_quotation_marks": {"alphabetical_lines", "bullets_exactly", "numbered_list"},  # a line begins with its mark
     "numbered_list": {"no_digits", "numbers_in_words"},
+    "postscript": {"alphabetical_lines", "lines_exactly", "paragraphs_exactly"},  # it is one of its own
     "sentences_exactly": {"ends_with", "postscript", "starts_with"},  # some of these are sentences of their own
 }
 _REQUIRING = {"ends_with", "includes_word", "json_object", "repeats_word", "starts_with", "words_in_order"}

@@ -11,6 +11,8 @@ _STATES = re.compile(rf"(?:answer[\s*_]*(?:is\b|:|=)|{_MARK})[\s*_$:=]*", re.IGN
 _DENIED = re.compile(r"\b(?:is\s+not|isn['\u2019]t)[\s*_$]*(?=[-+\d])[-+]?[\d.,]*\d", re.IGNORECASE)
 _GOES_ON = re.compile(r"\s*[-+*/\u00d7\u00f7]\s*\$?\d")
 _ENCLOSED = re.compile(r"[(\[]\s*(\w+)\s*[)\]]")
+_BRACKETS = re.compile(r"\([^()]*\)")
+_ALONE = re.compile(rf"[\s:*]*\$?{_NUMBER.pattern}[\s*]*")
 _SENTENCE_END = re.compile(r"[.!?](?!\s?\d)|\n")
 _MINUS = "\N{MINUS SIGN}"
 
@@ -39,8 +41,13 @@ def holds(text: str, answer: str) -> bool:
 
 
 def _conclusion(stated: str) -> str:
-    """The first sentence, or of a sum in it what it comes to."""
-    return _SENTENCE_END.split(stated, maxsplit=1)[0].rsplit("=", 1)[-1]
+    """The first sentence without what it says in brackets, or of a sum in it what it comes to: `6 * 7 = 42`. A number
+    that stands alone before the sign is no sum, but what the text says: `42 = 6 * 7`."""
+    sentence = _SENTENCE_END.split(stated, maxsplit=1)[0]
+    if _NUMBER.search(outside := _BRACKETS.sub("", sentence)):
+        sentence = outside
+    first, *others = sentence.split("=")
+    return first if _ALONE.fullmatch(first) else [first, *others][-1]
 
 
 def _first_number(text: str) -> list[Decimal | None]:

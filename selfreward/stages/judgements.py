@@ -91,6 +91,6 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-_VERSION = 6
+_VERSION = 7
 JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="judge"))
 HELD_OUT_JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="evaluation"))

@@ -32,7 +32,7 @@ Twice = tuple[np.ndarray, np.ndarray]
 @dataclass(frozen=True)
 class ParityIdentity(Identity):
     """Which engine is held against training, and how far it may be off, in nats a token; None: as rounding allows.
-    `server` is the address of a further one and what it calls its model: two servers may run two models."""
+    `server` is the address of a server, and what it calls its model: two may run two models."""
 
     engine: EngineIdentity
     limit: float | None
@@ -129,12 +129,12 @@ def _check(key: str, engine: EngineIdentity, policy: Artifact, off: float, most:
     if key != "engine" and engine.kind == "server":
         mend = f"name the tokenizer of a model of its own as {key}.tokenizer"
     elif engine.merge_adapter:
-        mend = "set engine.merge_adapter=false"
+        mend = f"set {key}.merge_adapter=false"
     if share and not share.is_whole:
         raise ParityError(
             f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
             "would answer as another policy; "
-            + ("set engine.merge_adapter=false" if engine.merge_adapter else "look at how it loads adapters")
+            + (f"set {key}.merge_adapter=false" if engine.merge_adapter else "look at how it loads adapters")
         )
     if not off <= most:
         raise ParityError(

@@ -61,7 +61,7 @@ class StageSettings:
 
     def parity(self, role: Role) -> ParityIdentity:
         settings = engine_settings(self.cfg, role)
-        server = None if role == "sampling" else (settings.base_url, settings.model)
+        server = (settings.base_url, settings.model) if role != "sampling" or settings.kind == "server" else None
         return ParityIdentity(self.engine(role), settings.parity_limit, server)
 
     @property
@@ -83,6 +83,11 @@ class StageSettings:
     def leaks(self) -> LeaksIdentity:
         gate = self.cfg.gate
         return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
+
+    @property
+    def leaks_of_policies(self) -> LeaksIdentity:
+        """Of what a policy wrote, which nobody can take out of a file."""
+        return dataclasses.replace(self.leaks, contamination="drop")
 
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False, measures: bool = False) -> SeedsIdentity:
         """Of what is learned from; what only `measures` stays as it is."""
@@ -125,8 +130,9 @@ class StageSettings:
 
     @property
     def gate(self) -> GateIdentity:
-        templated = self.cfg.prompts.kind in _TEMPLATED and self.cfg.generation.kind == "none"
-        return gate_identity(self.cfg.gate, self.leaks, templated=templated)
+        written = self.cfg.generation.kind != "none"
+        leaks = self.leaks_of_policies if written else self.leaks
+        return gate_identity(self.cfg.gate, leaks, templated=self.cfg.prompts.kind in _TEMPLATED and not written)
 
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
         generation = self.cfg.generation
@@ -142,11 +148,8 @@ class StageSettings:
         return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
 
     def new_prompts(self, wanted: int) -> NewPromptsIdentity:
-        leaks = dataclasses.replace(
-            self.leaks, contamination="drop"
-        )  # what a policy wrote can't be taken out by people
         generation = only(self.cfg.generation, new_prompts.SETTINGS)
-        return NewPromptsIdentity(generation, leaks, wanted)
+        return NewPromptsIdentity(generation, self.leaks_of_policies, wanted)
 
     @property
     def tuning(self) -> TuneIdentity:

@@ -18,7 +18,11 @@ from selfreward.errors import ArtifactError
 from selfreward.store.identity import digest
 
 FILE_NAME = "manifest.json"
-_LIBRARIES = ("selfreward", "torch", "transformers", "peft", "trl", "datasets", "pyarrow", "safetensors")
+_LIBRARIES = (
+    "selfreward",
+    *("torch", "transformers", "peft", "trl", "datasets", "pyarrow", "safetensors", "numpy"),
+    *("rouge-score", "nltk", "datasketch", "py3langid", "datafog-core", "pyap"),  # what filters and gates keep
+)
 
 
 @dataclass(frozen=True)

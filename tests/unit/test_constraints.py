@@ -140,6 +140,9 @@ def test_a_request_says_each_of_its_checks_and_none_that_could_contradict_anothe
         (Check("without_letter", {"text": "z"}), Check("repeats_word", {"text": "market", "count": 2}), True),
         (Check("without_letter", {"text": "x"}), Check("json_object", {"keys": ["example", "topic"]}), False),
         (Check("words_at_most", {"count": 20}), Check("words_at_least", {"count": 30}), False),
+        (Check("heading", {}), Check("lines_exactly", {"count": 2}), False),
+        (Check("heading", {}), Check("paragraphs_exactly", {"count": 2}), True),
+        (Check("postscript", {}), Check("paragraphs_exactly", {"count": 2}), False),
     ],
     ids=lambda value: value.kind if isinstance(value, Check) else str(value),
 )

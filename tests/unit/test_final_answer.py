@@ -40,9 +40,16 @@ RIGHT = [
     ("[0, 1)", "Answer: [0, 1)"),
     ("[]", "Answer: []"),
     ("3", "The answer is 3 (of 5)"),
+    ("2", "The answer is 2 hours (2 x 60 = 120 minutes)."),
+    ("4", "The answer is 4 = 2 + 2."),
+    ("16", "**Answer:** 16 = 2^4"),
+    ("5", "The answer is (2 + 3) = 5"),
+    ("5", "The answer is (5)."),
+    ("42", "The answer is x = 42"),
 ]
 WRONG = [
     ("2", HEADINGS),
+    ("120", "The answer is 2 hours (2 x 60 = 120 minutes)."),
     ("42", "42 is too much, so it is 41."),
     ("42", "The answer is 41, not 42"),
     ("42", "142"),

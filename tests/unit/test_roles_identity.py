@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import EngineConfig, RunConfig
+from selfreward.stages.settings import StageSettings
 from tests.unit.dry_runs import POLICY, artifacts, iterations, learn_from_people, moved, read_documents
 
 # Other engines by role
@@ -19,6 +20,20 @@ def test_what_an_outside_server_calls_its_model_says_which_it_is(cfg: RunConfig)
     before = artifacts(cfg)
     cfg.engines["outside"].model = "two"
     assert moved(before, artifacts(cfg)) == [set(), {"judgements", "pairs", "references", *POLICY}]
+
+
+def test_another_server_is_held_against_training_anew_and_nothing_else_moves(cfg: RunConfig) -> None:
+    cfg.engine.kind, cfg.engine.base_url = "server", "http://one:8000/v1"
+    before = artifacts(cfg)
+    cfg.engine.base_url = "http://two:8000/v1"
+    assert moved(before, artifacts(cfg)) == [{"parity"}, {"parity"}]
+
+
+def test_what_a_policy_wrote_is_left_out_where_it_is_evaluated_on_and_stops_no_run(cfg: RunConfig) -> None:
+    assert StageSettings(cfg).gate.leaks.contamination == "raise"
+    for kind in ("documents", "self_instruct"):
+        cfg.generation.kind = kind
+        assert StageSettings(cfg).gate.leaks.contamination == "drop"
 
 
 def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
