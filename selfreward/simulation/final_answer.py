@@ -46,8 +46,8 @@ def _conclusion(stated: str) -> str:
     sentence = _SENTENCE_END.split(stated, maxsplit=1)[0]
     if _NUMBER.search(outside := _BRACKETS.sub("", sentence)):
         sentence = outside
-    first, *others = sentence.split("=")
-    return first if _ALONE.fullmatch(first) else [first, *others][-1]
+    parts = sentence.split("=")
+    return parts[0] if _ALONE.fullmatch(parts[0]) else parts[-1]
 
 
 def _first_number(text: str) -> list[Decimal | None]:

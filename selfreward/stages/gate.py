@@ -43,9 +43,8 @@ class GateIdentity(Identity):
 def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> GateIdentity:
     """Of a run's settings."""
     embedding = model_files.identify(_embedder(cfg), "float32").content if cfg.embedding_model else None
-    if templated:  # one that is drawn again can be taken out by nobody else
-        what = "drop" if leaks.contamination == "raise" else leaks.contamination
-        leaks = LeaksIdentity(what, None, None)
+    if templated:
+        leaks = LeaksIdentity(leaks.never_raising.contamination, None, None)
     return GateIdentity(only(cfg, SETTINGS), leaks, templated, embedding)
 
 

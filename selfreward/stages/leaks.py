@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfreward.conversation import first_message
 from selfreward.errors import ContaminationError
@@ -19,6 +19,11 @@ class LeaksIdentity(Identity):
     contamination: str  # raise, drop or ignore
     run_of_words: int | None
     resemblance: float | None
+
+    @property
+    def never_raising(self) -> LeaksIdentity:
+        """The same for texts that nobody can take out of a file: what would stop the run is left out instead."""
+        return replace(self, contamination="drop") if self.contamination == "raise" else self
 
 
 def leaks_among(

@@ -84,11 +84,6 @@ class StageSettings:
         gate = self.cfg.gate
         return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
 
-    @property
-    def leaks_of_policies(self) -> LeaksIdentity:
-        """Of what a policy wrote, which nobody can take out of a file."""
-        return dataclasses.replace(self.leaks, contamination="drop")
-
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False, measures: bool = False) -> SeedsIdentity:
         """Of what is learned from; what only `measures` stays as it is."""
         leaks = LeaksIdentity("ignore", None, None) if measures else self.leaks
@@ -131,7 +126,7 @@ class StageSettings:
     @property
     def gate(self) -> GateIdentity:
         written = self.cfg.generation.kind != "none"
-        leaks = self.leaks_of_policies if written else self.leaks
+        leaks = self.leaks.never_raising if written else self.leaks
         return gate_identity(self.cfg.gate, leaks, templated=self.cfg.prompts.kind in _TEMPLATED and not written)
 
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
@@ -148,8 +143,9 @@ class StageSettings:
         return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
 
     def new_prompts(self, wanted: int) -> NewPromptsIdentity:
+        leaks = dataclasses.replace(self.leaks, contamination="drop")  # the next proposal takes its place
         generation = only(self.cfg.generation, new_prompts.SETTINGS)
-        return NewPromptsIdentity(generation, self.leaks_of_policies, wanted)
+        return NewPromptsIdentity(generation, leaks, wanted)
 
     @property
     def tuning(self) -> TuneIdentity:

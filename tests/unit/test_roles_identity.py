@@ -34,6 +34,8 @@ def test_what_a_policy_wrote_is_left_out_where_it_is_evaluated_on_and_stops_no_r
     for kind in ("documents", "self_instruct"):
         cfg.generation.kind = kind
         assert StageSettings(cfg).gate.leaks.contamination == "drop"
+    cfg.gate.contamination = "ignore"
+    assert StageSettings(cfg).gate.leaks.contamination == "ignore"
 
 
 def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:
