@@ -45,11 +45,13 @@ def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
 
 
 def _policy_2_generates_text(engine: HFEngine, policy: Path) -> None:
+    """What it says differs from policy to policy and from CPU to CPU; that it is language does not."""
     adapter = Adapter(policy.resolve().name, policy.resolve())
     request = SampleRequest(engine.chat.render("Name three colours."), [1])
     (completion,) = engine.sample([request], Decoding(0.0, 1.0, 24), adapter, lambda *_: None)[0]
-    text = engine.chat.decode(completion.token_ids)
-    assert any(colour in text.lower() for colour in ("red", "blue", "green", "yellow")), text
+    token_ids = completion.token_ids
+    (by_the_base_model,) = engine.logprobs([request.prompt_ids], [token_ids], None, lambda *_: None)
+    assert np.mean(by_the_base_model) > -4, engine.chat.decode(token_ids)  # random tokens: -15
 
 
 def _the_engine_was_held_against_training(engine: HFEngine, dtype: torch.dtype, folder: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from selfreward.config import RunConfig, artifacts_dir
 from selfreward.store import digests
 from selfreward.tracking.metrics import Iteration
 from tests.conftest import tiny_settings, vllm_python
+from tests.gone import wait_until_gone
 from tests.loop.helpers import Recorder, run_loop
 from tests.tiny import save_tiny_model
 
@@ -52,10 +52,7 @@ def killed(cfg: RunConfig) -> list[int]:
 
 def test_when_the_run_is_killed_no_process_of_the_server_stays(killed: list[int]) -> None:
     assert len(killed) >= 3  # the leash, the server, and what computes
-    deadline = time.monotonic() + 40
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in killed):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until_gone(killed, 40)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 
 from selfreward.engines.remote.child import Child, free_port
 from selfreward.errors import ServerError
+from tests.gone import gone, wait_until_gone
 
 SERVER = """
 import http.server, signal, subprocess, sys, time
@@ -40,17 +41,6 @@ def start(tmp_path: Path, *, stubborn: bool = False, grace: float = 20.0) -> tup
     child = Child([sys.executable, "-c", SERVER, *arguments], {}, tmp_path / "server.log", grace)
     child.await_ready(f"http://127.0.0.1:{port}/", "seconds", 30, lambda _: None)
     return child, [int(pid) for pid in pids.read_text().split()]
-
-
-def gone(pids: list[int]) -> bool:
-    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
-
-
-def wait_until_gone(pids: list[int], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not gone(pids):
-        assert time.monotonic() < deadline, "still there"
-        time.sleep(0.05)
 
 
 def test_after_close_neither_the_server_nor_its_child_is_there(tmp_path: Path) -> None:
