@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from selfreward.config import RunConfig
 from selfreward.errors import GenerationError
-from selfreward.model_files import ModelIdentity
+from selfreward.model.model_files import ModelIdentity
 from selfreward.roles import engine_name, engine_settings
 from selfreward.stages.agreement import AGREEMENT
 from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity

@@ -18,7 +18,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from selfreward import model_files
 from selfreward.cap import MemoryMeter, available_gb, let_segments_grow
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
@@ -28,6 +27,7 @@ from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
 from selfreward.launch import launch
 from selfreward.loop import loop
+from selfreward.model import model_files
 from selfreward.sources import SOURCES
 from selfreward.sources.pool import Pool
 from selfreward.stages.tools import Tools
@@ -148,7 +148,7 @@ def _available_gb(cfg: RunConfig, group: Group) -> float | None:
     """What each of several processes could take: they cut their work alike, or their parts would not fit together."""
     if group.size == 1:
         return None
-    from selfreward.models import pick_device
+    from selfreward.model.device import pick_device
 
     return min(group.gather(available_gb(pick_device(cfg.engine.device))))
 

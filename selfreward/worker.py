@@ -69,7 +69,7 @@ def work(file: Path, *, reports: bool) -> None:
     take_one_gpu()
 
     def device() -> str:
-        from selfreward.models import pick_device
+        from selfreward.model.device import pick_device
 
         return pick_device(cfg.engine.device)
 

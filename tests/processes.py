@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfreward.adapters import Adapter
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import SelfRewardError
 from selfreward.group import ALONE, Group, join
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.records import Candidate, ReferenceLogprobs
 from selfreward.store import Work
 from selfreward.store.observer import NoMeter, Silent

@@ -17,7 +17,8 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from selfreward.config import LoraConfig, MemoryConfig, SpeedConfig, TrainConfig
 from selfreward.group import ALONE, Group
-from selfreward.models import TRAINED, Models
+from selfreward.model.lora import TRAINED
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.store.observer import NoMeter

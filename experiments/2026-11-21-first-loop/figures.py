@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-from selfreward import model_files
-from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.models import Models
 from selfreward.store import Cost, Manifest
 
 ORDER = ("prompts", "candidates", "judgements", "pairs", "references", "policy")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.config import LoraConfig
 from selfreward.judges.lessons import VERDICTS
 from selfreward.judges.rubric import build_message
-from selfreward.models import Models, save_adapter
+from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.lora import save_adapter
+from selfreward.model.models import Models
 from selfreward.records import Candidate
 
 GRADED = Path("../shared/data/eft_oasst2_quality.jsonl")

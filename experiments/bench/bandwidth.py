@@ -28,15 +28,16 @@ from harness import clocked, machine
 from large_model import any_tokenizer, large_settings, random_model
 from sampling import asked
 
-from selfreward import model_files
-from selfreward.adapters import Adapter
 from selfreward.cap import GIB, enforce_cap, let_segments_grow
 from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.memory.plan import Plan
-from selfreward.models import Models, save_adapter
+from selfreward.model import model_files
+from selfreward.model.adapters import Adapter
+from selfreward.model.lora import save_adapter
+from selfreward.model.models import Models
 
 ANSWERS = 4
 RUNS = 5

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from selfreward.adapters import Adapter
 from selfreward.engines.base import Decoding
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.precision import fast_dtype
 
 FAST = fast_dtype("auto")

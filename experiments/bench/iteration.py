@@ -31,13 +31,13 @@ from judging import Scores, best_way, judge_plain
 from pairs import PEOPLE_ASKED
 from sampling import DECODING
 
-from selfreward import model_files
-from selfreward.adapters import Adapter
 from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.judges import pairwise
 from selfreward.loop import loop
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.pairing.base import Scored
 from selfreward.pairing.best_worst import pair
 from selfreward.records import Candidate, PreferencePair, Prompt

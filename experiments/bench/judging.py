@@ -20,14 +20,14 @@ from generating import FAST, Generating, Way
 from harness import clocked, report
 from sampling import ANSWERS, DECODING, SAMPLING_ROWS, SCORING_TOKENS, asked, load_models
 
-from selfreward.adapters import Adapter
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import VerdictError
 from selfreward.judges import rubric
 from selfreward.judges.base import Bench
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.records import Candidate
 from selfreward.threads import set_threads
 

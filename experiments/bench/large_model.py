@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from selfreward.cap import GIB, enforce_cap, let_segments_grow
 from selfreward.config import LoraConfig, RunConfig
-from selfreward.fused_lora import fuse_adapters
 from selfreward.memory.plan import Plan, TrainingFit
 from selfreward.memory.shapes import model_config
-from selfreward.models import fresh_adapter
+from selfreward.model.fused_lora import fuse_adapters
+from selfreward.model.lora import fresh_adapter
 from selfreward.records import PreferencePair
 from selfreward.training.dpo import Settings, make_trainer
 from selfreward.training.forward import fast_forward

@@ -20,10 +20,10 @@ from harness import report
 from large_model import lengths
 from pairs import real_pairs, settings
 
-from selfreward import model_files
 from selfreward.cap import GIB, MemoryMeter
 from selfreward.memory.plan import Plan
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.models import Models
 
 RUNS = 5
 CASES = [(1, False), (4, False), (4, True)]  # pairs in a micro-batch, gradient checkpointing

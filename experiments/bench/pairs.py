@@ -10,10 +10,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from selfreward import model_files
 from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.loop import StageSettings
+from selfreward.model import model_files
 from selfreward.records import PreferencePair
 from selfreward.sources import SOURCES
 from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity

@@ -25,12 +25,12 @@ from generating import FAST, WAYS, Generating, Way
 from harness import clocked, report
 from pairs import PEOPLE_ASKED
 
-from selfreward import model_files
-from selfreward.adapters import Adapter
 from selfreward.compose import compose_run
 from selfreward.engines.base import Decoding, Engine, SampleRequest
 from selfreward.engines.hf import HFEngine
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.sources import SOURCES
 from selfreward.sources.seed_pool import PATH
 from selfreward.stages.tools import Tools

@@ -22,9 +22,9 @@ from generating import FAST
 from harness import report, timed, timed_training
 from pairs import PEOPLE_ASKED, real_pairs, settings
 
-from selfreward import model_files
 from selfreward.config import RunConfig, TrainConfig
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.dpo import Settings, make_trainer
 from selfreward.training.forward import fast_forward

@@ -15,7 +15,7 @@ from selfreward.errors import ConfigError
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
-    from selfreward.models import Models
+    from selfreward.model.models import Models
 
 
 class Sizes(Protocol):
@@ -87,9 +87,9 @@ def _hf(host: Host, key: str, engine: EngineConfig) -> Engine:
 
 
 def _server(host: Host, key: str, engine: EngineConfig) -> Engine:
-    from selfreward.chat import Chat
     from selfreward.engines.remote.client import Client
     from selfreward.engines.server import ServerEngine
+    from selfreward.model.chat import Chat
 
     client = Client(
         str(engine.base_url),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from selfreward.adapters import Adapter
-from selfreward.chat import Chat
+from selfreward.model.adapters import Adapter
+from selfreward.model.chat import Chat
 
 Advance = Callable[[float, int], None]
 """Told of progress as it is made: requests done, or the part of one, and tokens computed."""

@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfreward.adapters import Adapter
-from selfreward.attention import KERNELS, is_exchangeable
 from selfreward.cap import check_resident
-from selfreward.chat import Chat
 from selfreward.engines.base import SHORTEN, Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.local import nucleus
 from selfreward.engines.local.blocked_linear import OutputProduct, blocked, can_block
@@ -22,8 +19,11 @@ from selfreward.engines.local.halving import halving
 from selfreward.engines.local.padded_forward import PaddedForward
 from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.errors import ModelError
-from selfreward.head import Head
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.attention import KERNELS, is_exchangeable
+from selfreward.model.chat import Chat
+from selfreward.model.head import Head
+from selfreward.model.models import Models
 
 
 class HFEngine:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from selfreward.adapters import Adapter
-from selfreward.chat import Chat
 from selfreward.engines.base import SHORTEN, Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.remote.client import Client, MalformedError, Request
 from selfreward.errors import ModelError, ServerError
+from selfreward.model.adapters import Adapter
+from selfreward.model.chat import Chat
 
 Result = TypeVar("Result")
 Body = dict[str, Any]

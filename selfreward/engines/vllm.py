@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfreward.adapters import Adapter
-from selfreward.chat import Chat
 from selfreward.config import EngineConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.remote.child import Child, free_port
 from selfreward.engines.remote.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ConfigError
+from selfreward.model.adapters import Adapter
+from selfreward.model.chat import Chat
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the adapter ranks that vLLM can be set to
 _MODEL = "base"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from selfreward.adapters import Adapter
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Advance, Engine
+from selfreward.model.adapters import Adapter
 from selfreward.records import Candidate, Judgement
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import combinations, zip_longest
 from random import Random
 
-from selfreward.chat import Chat
 from selfreward.judges import pairwise, rubric
+from selfreward.model.chat import Chat
 from selfreward.records import Candidate, Rating
 from selfreward.training.examples import Example
 

@@ -13,8 +13,8 @@ from selfreward.cap import CONTEXT_GIB, GIB
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, ModelError
 from selfreward.generation import WAYS
-from selfreward.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.memory.trace import Skeleton
+from selfreward.model.head import CHUNK_BYTES, FEW_BYTES, SHARPENED
 from selfreward.roles import Role, all_engines, engine_settings
 
 LIBRARIES_GIB = 0.8

@@ -21,11 +21,11 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfreward.attention import is_exchangeable
 from selfreward.config import LoraConfig, SpeedConfig
-from selfreward.fused_lora import fuse_adapters
-from selfreward.head import CHUNK_BYTES, Head, score_tokens
-from selfreward.models import check_targets, fresh_adapter
+from selfreward.model.attention import is_exchangeable
+from selfreward.model.fused_lora import fuse_adapters
+from selfreward.model.head import CHUNK_BYTES, Head, score_tokens
+from selfreward.model.lora import check_targets, fresh_adapter
 from selfreward.training.forward import can_pack, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, packed_attention
 

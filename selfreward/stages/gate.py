@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfreward import model_files
 from selfreward.config import GateConfig
 from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
@@ -17,6 +16,7 @@ from selfreward.hygiene.diversity import self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
+from selfreward.model import model_files
 from selfreward.records import Prompt, prompt_id
 from selfreward.stages.document_prompts import question_and_text
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among

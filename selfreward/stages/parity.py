@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from selfreward.adapters import Adapter
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ParityError
+from selfreward.model.adapters import Adapter
 from selfreward.records import Candidate, Prompt
 from selfreward.roles import Role, engine_name, settings_key
 from selfreward.stages.candidates import EngineIdentity

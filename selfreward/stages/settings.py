@@ -10,7 +10,7 @@ from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
 from selfreward.judges import pairwise, rubric
 from selfreward.judges.lessons import VERDICTS
-from selfreward.model_files import identify_tokenizer
+from selfreward.model.model_files import identify_tokenizer
 from selfreward.roles import Role, engine_settings
 from selfreward.stages import new_prompts, proposals, rephrasings, train
 from selfreward.stages.agreement import AgreementIdentity

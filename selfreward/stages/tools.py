@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.cap import available_gb, enforce_cap
 from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES, Host
+from selfreward.model.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.pretrained import load
 from selfreward.roles import Role, engine_name, engine_settings, settings_key, settings_of
 from selfreward.sources.pool import Pool
@@ -20,7 +20,7 @@ from selfreward.store import Artifact
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
     from selfreward.memory.plan import Plan
-    from selfreward.models import Models
+    from selfreward.model.models import Models
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tools:
 
         from selfreward.memory.plan import Plan
         from selfreward.memory.table import plan_table
-        from selfreward.models import pick_device
+        from selfreward.model.device import pick_device
 
         device = pick_device(self.cfg.engine.device)
         config, there = load(AutoConfig, self.model_folder), self.available_gb or available_gb(device)
@@ -110,7 +110,7 @@ class Tools:
 
     @cached_property
     def _models(self) -> Models:
-        from selfreward.models import Models
+        from selfreward.model.models import Models
         from selfreward.threads import set_threads
 
         plan = self.plan

@@ -39,7 +39,7 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
 
     `parents["references"]` has the reference log-probabilities; without it, those recorded with the pairs are taken.
     """
-    from selfreward.models import save_adapter  # these import torch and trl, which a finished run does without
+    from selfreward.model.lora import save_adapter  # these import torch and trl, which a finished run does without
     from selfreward.training.dpo import Settings, Start, train_dpo
     from selfreward.training.reference import recorded_references
 

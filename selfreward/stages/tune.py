@@ -83,7 +83,7 @@ def tune_on(
     tools: Tools,
 ) -> Metrics:
     """Train an adapter on examples, from that of `parents["policy"]` or a fresh one. Too long ones are counted."""
-    from selfreward.models import save_adapter  # these import torch and trl, which a finished run does without
+    from selfreward.model.lora import save_adapter  # these import torch and trl, which a finished run does without
     from selfreward.training.tuning import TuningSettings, tune
 
     tuning, previous = TuningConfig(**settings), tools.adapter(parents["policy"])

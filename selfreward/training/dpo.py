@@ -18,7 +18,7 @@ from trl.trainer.dpo_config import DPOConfig
 from selfreward.config import MemoryConfig, SpeedConfig, TrainConfig
 from selfreward.errors import TrainingError
 from selfreward.group import ALONE
-from selfreward.models import TRAINED
+from selfreward.model.lora import TRAINED
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward

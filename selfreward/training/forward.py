@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput
 
-from selfreward.attention import is_exchangeable
 from selfreward.config import SpeedConfig
-from selfreward.head import Head, mean_row, score_tokens, token_log_probs
-from selfreward.patched import patched
+from selfreward.model.attention import is_exchangeable
+from selfreward.model.head import Head, mean_row, score_tokens, token_log_probs
+from selfreward.model.patched import patched
 from selfreward.training.packing import PACKED_ATTENTION, Packing, pack
 
 

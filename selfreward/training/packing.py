@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfreward.attention import KERNELS, Kernel
-from selfreward.prefix_tree import prefix_tree
+from selfreward.model.attention import KERNELS, Kernel
+from selfreward.model.prefix_tree import prefix_tree
 
 PACKED_ATTENTION = {name: f"packed_{name}" for name in KERNELS}
 """Of each of transformers' kernels, the name under which it attends to packed texts."""

@@ -14,7 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from selfreward.config import SpeedConfig
 from selfreward.errors import TrainingError
 from selfreward.group import ALONE, Group
-from selfreward.patched import forward_kept
+from selfreward.model.patched import forward_kept
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.forward import fast_forward
 

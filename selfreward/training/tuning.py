@@ -22,9 +22,9 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from selfreward.config import MemoryConfig, SpeedConfig, TuningConfig
-from selfreward.head import Head, mean_row, score_tokens
-from selfreward.models import TRAINED
-from selfreward.prefix_tree import prefix_tree
+from selfreward.model.head import Head, mean_row, score_tokens
+from selfreward.model.lora import TRAINED
+from selfreward.model.prefix_tree import prefix_tree
 from selfreward.store import Metrics, Work
 from selfreward.training.examples import Example
 from selfreward.training.forward import can_pack, packed_states

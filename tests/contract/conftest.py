@@ -21,7 +21,7 @@ LONGEST = 2048  # tokens of the longest text that the model takes
 @contextmanager
 def _hf(model: Path, logs: Path) -> Iterator[Engine]:
     from selfreward.engines.hf import HFEngine
-    from selfreward.models import Models
+    from selfreward.model.models import Models
 
     yield HFEngine(Models(model, "float32", "cpu"), rows=64, scoring_tokens=2048, merge_adapter=False)
 

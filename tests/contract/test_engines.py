@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from selfreward.adapters import Adapter
 from selfreward.engines.base import Completion, Decoding, Engine, SampleRequest
 from selfreward.errors import ModelError
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from tests.unit.test_adapters import train
 
 PROMPTS = ["Name a colour.", "Why is the sky blue? Answer in one sentence.", "Hi", "List three rivers, one a line."]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from selfreward.attention import Ends, has_ragged, ragged, sdpa
 from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.engines.local import recorded
@@ -19,7 +18,8 @@ from selfreward.engines.local.forward import Forward
 from selfreward.engines.local.padded_forward import PaddedForward
 from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_forward import SharedForward
-from selfreward.models import Models
+from selfreward.model.attention import Ends, has_ragged, ragged, sdpa
+from selfreward.model.models import Models
 from tests.unit.test_forward import ROWS, last_states, nothing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]

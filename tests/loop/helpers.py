@@ -6,9 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from selfreward import model_files
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.loop import loop
+from selfreward.model import model_files
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Manifest, Store

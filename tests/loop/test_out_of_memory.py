@@ -16,7 +16,7 @@ from selfreward.config import LoraConfig, MemoryConfig, RunConfig
 from selfreward.errors import OutOfMemoryError
 from selfreward.explain import explain
 from selfreward.loop import loop
-from selfreward.model_files import identify
+from selfreward.model.model_files import identify
 from selfreward.training.trainer import PairTrainer
 from tests.loop.helpers import Recorder, make_store
 from tests.training import EIGHT_PAIRS, InStage, assert_same, pair, settings, train_config, train_in_stage

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfreward.adapters import Adapter
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance, Completion
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ParityError
+from selfreward.model.adapters import Adapter
 from selfreward.records import Candidate
 from selfreward.stages.parity import Share, adapter_share, allowed
 from selfreward.tracking.metrics import summary

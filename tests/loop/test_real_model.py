@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfreward import model_files
-from selfreward.adapters import WEIGHTS, Adapter
 from selfreward.compose import compose_run
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
-from selfreward.models import Models
+from selfreward.model import model_files
+from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.run import run
 from selfreward.stages.parity import adapter_share

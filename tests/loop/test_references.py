@@ -13,7 +13,7 @@ import torch
 
 from selfreward.config import LoraConfig, RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
-from selfreward.models import Models
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.forward import fast_forward
 from selfreward.training.reference import (

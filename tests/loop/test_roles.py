@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from selfreward.adapters import Adapter
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance
@@ -19,7 +18,8 @@ from selfreward.judges import rubric
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.kinds import check_settings
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.models import Models
 from selfreward.records import Candidate, Comparison, Judgement
 from selfreward.store import Artifact
 from tests.loop.helpers import Recorder, make_store, run_loop

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from selfreward.adapters import WEIGHTS
 from selfreward.config import LoraConfig, RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
-from selfreward.models import TRAINED, Models
+from selfreward.model.adapters import WEIGHTS
+from selfreward.model.lora import TRAINED
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair
 from selfreward.store import Cost, digests
 from selfreward.training.checkpoint import newest_whole, seal

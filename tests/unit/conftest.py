@@ -15,13 +15,13 @@ settings.load_profile("selfreward")
 if TYPE_CHECKING:
     from selfreward.config import RunConfig
     from selfreward.engines.hf import HFEngine
-    from selfreward.models import Models
+    from selfreward.model.models import Models
 
 
 @pytest.fixture(scope="session")
 def models(tiny_model: Path) -> Models:
     """The tiny model in float32."""
-    from selfreward.models import Models  # imports torch, which many tests do without
+    from selfreward.model.models import Models  # imports torch, which many tests do without
 
     return Models(tiny_model, "float32", "cpu")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.loop import Iteration, loop
-from selfreward.model_files import identify, locate
+from selfreward.model.model_files import identify, locate
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Cost, Manifest, Stage, Store

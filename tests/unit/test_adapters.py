@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from selfreward.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.config import LoraConfig
 from selfreward.engines.base import Decoding
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ConfigError, ModelError
-from selfreward.models import Models, save_adapter
+from selfreward.model.adapters import SETTINGS, WEIGHTS, Adapter
+from selfreward.model.lora import save_adapter
+from selfreward.model.models import Models
 from tests.unit.test_hf_engine import ignore, requests
 
 LORA = LoraConfig(r=4, alpha=8)

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from selfreward.engines.local.blocked_linear import blocked, can_block
-from selfreward.fused_lora import fuse_adapters
-from selfreward.head import Head
+from selfreward.model.fused_lora import fuse_adapters
+from selfreward.model.head import Head
 from tests.unit.planning import tiny
 from tests.unit.test_fused_lora import randomise
 

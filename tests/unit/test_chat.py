@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from selfreward.chat import Chat
 from selfreward.config import GenerationConfig
 from selfreward.documents.rephrase import build_message
 from selfreward.errors import ModelError
 from selfreward.generation import evolve, self_instruct
 from selfreward.judges import pairwise, rubric
+from selfreward.model.chat import Chat
 from selfreward.records import Candidate
 from tests.tiny import CONTROL, TEMPLATE
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from selfreward.attention import KERNELS, Ends, is_exchangeable
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.engines.local.forward import Forward
 from selfreward.engines.local.padded_forward import PaddedForward
 from selfreward.engines.local.shared_forward import SharedForward
-from selfreward.models import Models
+from selfreward.model.attention import KERNELS, Ends, is_exchangeable
+from selfreward.model.models import Models
 
 PREFIX = list(range(20, 40))
 ROWS = [[*PREFIX, 7, 8, 9], [*PREFIX, 7, 10], [5, 6], [*PREFIX, *range(60, 75), 3], [*PREFIX, *range(60, 75), 4, 5]]

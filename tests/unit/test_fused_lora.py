@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from selfreward.config import LoraConfig
-from selfreward.fused_lora import fuse_adapters
-from selfreward.models import Models
+from selfreward.model.fused_lora import fuse_adapters
+from selfreward.model.models import Models
 
 IDS = torch.arange(3, 27).view(2, 12)
 FUSED = "_LoraLinearBackward"

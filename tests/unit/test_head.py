@@ -10,7 +10,16 @@ import transformers
 from torch import Tensor
 
 from selfreward.errors import ModelError
-from selfreward.head import CHUNK_BYTES, Head, check_head, log_total, mean_row, score_tokens, sharpen_, token_log_probs
+from selfreward.model.head import (
+    CHUNK_BYTES,
+    Head,
+    check_head,
+    log_total,
+    mean_row,
+    score_tokens,
+    sharpen_,
+    token_log_probs,
+)
 
 VOCABULARY = 50
 CHUNKS = pytest.mark.parametrize("positions", [1, 3, 10, 1000])  # of ten: one by one, a last one alone, and all at once

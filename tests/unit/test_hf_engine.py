@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ModelError
-from selfreward.models import Models
+from selfreward.model.models import Models
 
 PROMPTS = ["Name a colour.", "Why is the sky blue? Answer in one sentence.", "Hi", "List three rivers, one a line."]
 

@@ -28,7 +28,7 @@ from selfreward.config import (
     TrackingConfig,
 )
 from selfreward.errors import IdentityError
-from selfreward.model_files import ModelIdentity
+from selfreward.model.model_files import ModelIdentity
 from selfreward.sources.pool import SourceIdentity
 from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.base_policy import BasePolicyIdentity

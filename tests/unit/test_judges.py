@@ -14,16 +14,16 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from selfreward.adapters import Adapter
-from selfreward.chat import Chat
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.judges import JUDGES, length, rubric
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import QUESTION, Duel, prefer
-from selfreward.model_files import ModelIdentity
-from selfreward.models import Models
+from selfreward.model.adapters import Adapter
+from selfreward.model.chat import Chat
+from selfreward.model.model_files import ModelIdentity
+from selfreward.model.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.simulation.checks import Check, dump
 from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity

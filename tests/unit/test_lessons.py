@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfreward.chat import Chat
 from selfreward.judges import pairwise, rubric
 from selfreward.judges.lessons import balanced, duel_lessons, score_lesson, written_lesson
+from selfreward.model.chat import Chat
 from selfreward.records import Rating
 
 

@@ -11,7 +11,7 @@ import torch
 
 from selfreward.config import LoraConfig, MemoryConfig, TrainConfig
 from selfreward.errors import ConfigError
-from selfreward.models import Models
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2, check_loss
 from tests.training import move, our_trainer, settings

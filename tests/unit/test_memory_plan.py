@@ -20,7 +20,7 @@ from selfreward.memory.costs import LIBRARIES_GIB
 from selfreward.memory.plan import Plan, TrainingFit
 from selfreward.memory.table import plan_table
 from selfreward.memory.trace import Skeleton
-from selfreward.models import fresh_adapter
+from selfreward.model.lora import fresh_adapter
 from tests.unit.planning import LLAMA_8B, LLAMA_70B, default, short, slow, tiny
 
 SIZES = [4, 3, 2, 1]

@@ -97,7 +97,7 @@ def test_settings_are_named_together_where_one_is_not_enough() -> None:
 def test_what_does_not_fit_is_refused_before_any_weights_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny().save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    monkeypatch.setattr("selfreward.models.Models", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("selfreward.model.models.Models", lambda *_, **__: pytest.fail("the model was loaded"))
     cfg = short(memory__ram_gb=0.5, engine__device="cpu", train__batch_size=1)
     shown: list[Any] = []
     with pytest.raises(ConfigError) as caught:

@@ -29,12 +29,13 @@ from trl.trainer.utils import add_fused_lm_head
 
 from selfreward.cap import resident_bytes
 from selfreward.config import LoraConfig, MemoryConfig, RunConfig, SpeedConfig, TrainConfig
-from selfreward.fused_lora import fuse_adapters
-from selfreward.head import CHUNK_BYTES
 from selfreward.memory.plan import Plan
 from selfreward.memory.shapes import model_config
 from selfreward.memory.trace import Skeleton
-from selfreward.models import Models, fresh_adapter
+from selfreward.model.fused_lora import fuse_adapters
+from selfreward.model.head import CHUNK_BYTES
+from selfreward.model.lora import fresh_adapter
+from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.dpo import Settings, make_trainer
 from selfreward.training.forward import fast_forward

@@ -13,9 +13,9 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
-from selfreward import model_files
 from selfreward.errors import ConfigError
-from selfreward.model_files import PACKAGES, cache_dir, identify, locate
+from selfreward.model import model_files
+from selfreward.model.model_files import PACKAGES, cache_dir, identify, locate
 from selfreward.store.identity import file_sha256
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from selfreward.config import SpeedConfig
-from selfreward.models import Models
+from selfreward.model.models import Models
 from selfreward.training.forward import can_pack, fast_forward, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, pack_texts
 from tests.training import PAIRS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfreward.prefix_tree import LEAST_SHARED, Node, prefix_tree
+from selfreward.model.prefix_tree import LEAST_SHARED, Node, prefix_tree
 
 RUBRIC = list(range(100, 150))
 REQUESTS = [list(range(200, 220)), list(range(300, 320))]

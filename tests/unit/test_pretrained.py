@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from selfreward.chat import Chat
 from selfreward.config import RunConfig
 from selfreward.errors import ModelError
 from selfreward.hygiene.clusters import embed
 from selfreward.memory.shapes import model_config
-from selfreward.models import Models
+from selfreward.model.chat import Chat
+from selfreward.model.models import Models
 from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 

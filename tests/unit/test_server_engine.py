@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from selfreward.adapters import Adapter
-from selfreward.chat import Chat
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Completion, Decoding, SampleRequest
@@ -20,6 +18,8 @@ from selfreward.engines.remote.client import Client
 from selfreward.engines.server import ServerEngine
 from selfreward.errors import ModelError, ServerError
 from selfreward.explain import explain
+from selfreward.model.adapters import Adapter
+from selfreward.model.chat import Chat
 from tests.faults import END, SLOW_SECONDS, Script, expected_ids, serving
 
 DECODING = Decoding(0.7, 0.9, 6)

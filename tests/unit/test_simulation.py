@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfreward.chat import Chat
 from selfreward.compose import compose_run
 from selfreward.config import DataConfig, JudgeConfig, PromptsConfig
 from selfreward.engines.base import Advance
@@ -21,6 +20,7 @@ from selfreward.errors import ConfigError
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
 from selfreward.kinds import check_settings
+from selfreward.model.chat import Chat
 from selfreward.records import Candidate, Prompt
 from selfreward.simulation.checks import Check, dump, load, scores
 from selfreward.sources import SOURCES

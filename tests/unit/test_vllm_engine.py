@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from selfreward.cap import GIB
-from selfreward.chat import Chat
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.vllm import Serving, command, environment, lora_rank
@@ -19,6 +18,7 @@ from selfreward.kinds import check_settings
 from selfreward.memory.costs import SERVER_GIB
 from selfreward.memory.plan import Plan
 from selfreward.memory.table import plan_table
+from selfreward.model.chat import Chat
 from selfreward.stages.tools import Tools
 from tests.loop.helpers import make_store
 from tests.unit.planning import LLAMA_8B, default, override, short, tiny

@@ -17,8 +17,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from selfreward.fused_lora import LinearParts, linear_parts
-from selfreward.patched import patched
+from selfreward.model.fused_lora import LinearParts, linear_parts
+from selfreward.model.patched import patched
 
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that take the same input in most models. Where one of them does not, it is still right."""

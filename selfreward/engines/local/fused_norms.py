@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from selfreward.patched import patched
+from selfreward.model.patched import patched
 
 _ALIKE = 0.02  # of the greatest output: rounding in bfloat16 is a quarter of a percent
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selfreward.head import log_total
+from selfreward.model.head import log_total
 
 LIKELIEST = {"cpu": (64, 1024), "cuda": (1024,)}
 """Tokens looked at first, and then in rows whose nucleus has more. A GPU waits longer for the answer whether there are

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfreward.attention import Ends, ragged
 from selfreward.engines.local.passes import Gathering, Piece
+from selfreward.model.attention import Ends, ragged
 
 _ROOM = 128
 """Tokens that there is room for in an answer at first. When it is full it is doubled: each time a step that is recorded

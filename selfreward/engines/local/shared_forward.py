@@ -18,8 +18,8 @@ from selfreward.engines.local.passes import Piece
 from selfreward.engines.local.ragged_keys import RaggedAnswerKeys
 from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
-from selfreward.patched import patched
-from selfreward.prefix_tree import Node, prefix_tree
+from selfreward.model.patched import patched
+from selfreward.model.prefix_tree import Node, prefix_tree
 
 _RECORDED_DROP_SHARE = 0.25
 _RECORDING_STEPS = 8

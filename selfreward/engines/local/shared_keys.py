@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from selfreward.attention import KERNELS, has_ragged
 from selfreward.engines.local.passes import Gathering, Pass, Piece, pieces_of
 from selfreward.engines.local.ragged_keys import RaggedAnswerKeys, RaggedTreeKeys
+from selfreward.model.attention import KERNELS, has_ragged
 
 SHARED_KEYS = "shared_keys"
 """The name under which transformers knows this attention."""

@@ -1,0 +1,1 @@
+"""The base model, once in memory: its files, its parts, and the layers of an adapter in it."""
