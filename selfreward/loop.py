@@ -24,7 +24,7 @@ from selfreward.stages.candidates import CANDIDATES
 from selfreward.stages.chunks import CHUNKS
 from selfreward.stages.document_prompts import DOCUMENT_PROMPTS
 from selfreward.stages.evaluate import EVALUATE
-from selfreward.stages.gate import GATE
+from selfreward.stages.gate import GATE, check_passed
 from selfreward.stages.judgements import HELD_OUT_JUDGEMENTS, JUDGEMENTS
 from selfreward.stages.new_prompts import EVALUATION, NEW_PROMPTS
 from selfreward.stages.pairs import PAIRS
@@ -118,6 +118,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             made = _written(settings, store, t, writer, evaluated, written)
             written.append(made["source"])
         prompts = made["prompts"] = store.run(GATE, settings.gate, {"prompts": made["source"], **evaluated})
+        check_passed(prompts)
         candidates = store.run(CANDIDATES, settings.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
         asked = {"candidates": candidates, **settings.judging("judge", policy=policy)}
         judgements = store.run(JUDGEMENTS, settings.judgements("judge"), asked, cfg.seed)

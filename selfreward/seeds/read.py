@@ -16,13 +16,17 @@ from selfreward.seeds.formats import FORMATS
 
 Seed = TypeVar("Seed", Demonstration, Rating)
 
+KEPT_TO_MEASURE = "is a prompt that is kept to measure by"
+
 
 @dataclass(frozen=True)
 class Seeds(Generic[Seed]):
-    """What is there to learn from, what is kept apart, and what was left out."""
+    """What is there to learn from, what of that kept apart may be used, how many are kept apart, and what was left out
+    of the rest."""
 
     train: list[Seed]
     held_out: list[Seed]
+    kept_apart: int
     skipped: Skipped
 
 
@@ -65,16 +69,16 @@ def _read(
     apart = set(sorted({seed.prompt_id for _, seed in kept})[: cfg.held_out])
     train = [seed for _, seed in kept if seed.prompt_id not in apart and seed.prompt_id not in but]
     for place, seed in kept:
-        if seed.prompt_id in but:
-            skipped.add("is a prompt that is kept to measure by", place)
+        if seed.prompt_id in but and seed.prompt_id not in apart:
+            skipped.add(KEPT_TO_MEASURE, place)
     if kept and len(apart) == len({seed.prompt_id for _, seed in kept}):
         remedy = f"the file has {len(apart)} prompts, and none would be left to learn from; hold out fewer"
         raise ConfigError(f"{key}.held_out", cfg.held_out, remedy)
     if not train:
         remedy = f"nothing to learn from is left of {len(read)} answers; name another file"
         raise ConfigError(f"{key}.path", path, remedy)
-    held_out = [seed for _, seed in kept if seed.prompt_id in apart and seed.prompt_id not in but]
-    return Seeds(train, held_out, skipped)
+    held_out = [seed for _, seed in kept if seed.prompt_id in apart]
+    return Seeds(train, [seed for seed in held_out if seed.prompt_id not in but], len(held_out), skipped)
 
 
 def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:

@@ -96,4 +96,4 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     }
 
 
-CHUNKS = Stage("chunks", 6, cut_documents)
+CHUNKS = Stage("chunks", 7, cut_documents)

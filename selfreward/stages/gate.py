@@ -85,11 +85,6 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
     _personal(passage, gate.personal)  # last: what is redacted is no longer what was compared
     work.shards([passage.prompts], list, Prompt)
     texts = [prompt.prompt for prompt in passage.prompts]
-    if came and not texts:
-        counts = ", ".join(f"{len(shown)} {reason}" for reason, shown in passage.left_out.items())
-        raise GenerationError(
-            f"the gate lets none of {came} prompts through ({counts}): loosen gate, or mend the source"
-        )
     embeddings = embedding_metrics(texts, str(_embedder(tools.cfg.gate))) if config.embedding else {}
     return {
         "came": came,
@@ -102,6 +97,16 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         "self_bleu": self_bleu(texts),
         **embeddings,
     }
+
+
+def check_passed(prompts: Artifact) -> None:
+    """Raise `GenerationError` where the gate let none of some prompts through."""
+    metrics = prompts.metrics
+    if metrics["came"] and not metrics["prompts"]:
+        counts = ", ".join(f"{count} {reason}" for reason, count in metrics["left_out"].items())
+        raise GenerationError(
+            f"the gate lets none of {metrics['came']} prompts through ({counts}): loosen gate, or mend the source"
+        )
 
 
 def _personal(passage: Passage, what: str) -> None:
@@ -149,4 +154,4 @@ def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str,
     return repeated
 
 
-GATE = Stage("gate", 6, pass_gate)
+GATE = Stage("gate", 7, pass_gate)

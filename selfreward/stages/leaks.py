@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from selfreward.conversation import first_message
 from selfreward.errors import ContaminationError
 from selfreward.hygiene.contamination import Leak, complaint, find_leaks
+from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Prompt, Rating
 from selfreward.store import Artifact, Identity
+
+_LEAST_WORDS = 8
+"""Of an answer: shorter ones are what many say, as "I'm not sure about that"."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,16 @@ def evaluated_texts(artifact: Artifact) -> list[str]:
     elsewhere."""
     if artifact.manifest.stage == "demonstrations":
         people = artifact.read(Demonstration)
-        return [text for one in people for text in (*_whole_and_begun(one.prompt), one.response)]
+        answers = [one.response for one in people if says_enough(one.response)]
+        return [text for one in people for text in _whole_and_begun(one.prompt)] + answers
     if artifact.manifest.stage == "ratings":
         return [text for one in artifact.read(Rating) for text in _whole_and_begun(one.prompt)]
     return [one.prompt for one in artifact.read(Prompt)]
+
+
+def says_enough(answer: str) -> bool:
+    """Whether it is long enough for its being said elsewhere to mean anything."""
+    return length_in_words(words(answer)) >= _LEAST_WORDS
 
 
 def _whole_and_begun(prompt: str) -> list[str]:

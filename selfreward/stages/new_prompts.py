@@ -89,4 +89,4 @@ def _earlier(before: Artifact | None) -> Mapping[str, list[str]]:
     return before.metrics["examples_left_out"] if before else {}
 
 
-NEW_PROMPTS = Stage("new_prompts", 4, keep_new)
+NEW_PROMPTS = Stage("new_prompts", 5, keep_new)

@@ -13,16 +13,12 @@ from typing import Any
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
-from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Rating, prompt_id
-from selfreward.seeds.read import answer_key, read_demonstrations, read_ratings
-from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.seeds.read import KEPT_TO_MEASURE, answer_key, read_demonstrations, read_ratings
+from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among, says_enough
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import file_sha256
-
-_LEAST_WORDS = 8
-"""Of an answer, and of what it is held against: shorter ones are what many say, as "I'm not sure about that"."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,8 @@ def select_seeds(
     leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
     kept = [seed for seed in chosen if seed.prompt_id not in leaks]
     if record is Demonstration and not config.held_out:
-        answers = {str(number): one.response for number, one in enumerate(kept) if _is_long(one.response)}
-        said = {name: [text for text in texts if _is_long(text)] for name, texts in evaluations.items()}
+        answers = {str(number): one.response for number, one in enumerate(kept) if says_enough(one.response)}
+        said = {name: [text for text in texts if says_enough(text)] for name, texts in evaluations.items()}
         told = leaks_among(answers, said, config.leaks, "people's answers")
         kept = [seed for number, seed in enumerate(kept) if str(number) not in told]
     if not kept:
@@ -76,6 +72,8 @@ def select_seeds(
             raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
         raise ConfigError(f"{config.key}.path", file.path, "all its prompts are evaluated on; name another file")
     left_out, found = dict(seeds.skipped.counts), Counter[str]()
+    if config.held_out and len(chosen) < seeds.kept_apart:
+        left_out[KEPT_TO_MEASURE] = seeds.kept_apart - len(chosen)
     if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
     if config.personal == "redact":
@@ -93,7 +91,7 @@ def select_seeds(
             raise ConfigError("gate.personal", "drop", f"all that is left of {file.path} holds some; use redact")
     work.shards([kept], list, record)
     return {
-        "held_out": len(seeds.held_out),
+        "held_out": seeds.kept_apart,
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,
         "redacted": dict(found),
@@ -107,10 +105,6 @@ def _redacted(seed: Any, found: Counter[str]) -> Any:
     return dataclasses.replace(seed, prompt_id=prompt_id(prompt), prompt=prompt, response=response)
 
 
-def _is_long(text: str) -> bool:
-    return length_in_words(words(text)) >= _LEAST_WORDS
-
-
-_VERSION = 5
+_VERSION = 6
 DEMONSTRATIONS = Stage("demonstrations", _VERSION, partial(select_seeds, record=Demonstration))
 RATINGS = Stage("ratings", _VERSION, partial(select_seeds, record=Rating))

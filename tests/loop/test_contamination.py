@@ -98,3 +98,26 @@ def test_documents_are_looked_at_too(planted: RunConfig, tmp_path: Path) -> None
     planted.gate.contamination = "drop"
     (made,) = run_loop(planted)
     assert PLANTED not in {chunk.text for chunk in made["chunks"].read(Chunk)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_a_leak"),
+    [("I am not sure about that.", False), ("The old mill was closed in May of 1902.", True)],
+)
+def test_an_answer_to_measure_by_is_looked_for_in_documents_unless_many_would_say_it(
+    planted: RunConfig, tmp_path: Path, answer: str, is_a_leak: bool
+) -> None:
+    people = [{"prompt": f"What happened in {year}?", "response": answer} for year in (1901, 1902)]
+    demonstrations = planted.tuning.demonstrations
+    demonstrations.path, demonstrations.held_out = _written(tmp_path / "answers.jsonl", people), 1
+    planted.tuning.most_demonstrations, planted.iteration = 0, 0
+    texts = [f"House {n} is old. {answer}" for n in range(3)]
+    planted.documents.path = _written(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
+    planted.documents.held_out, planted.documents.most_tokens, planted.documents.max_new_tokens = 1, 0, 8
+    planted.gate.resemblance = 1.0
+    if is_a_leak:
+        with pytest.raises(ContaminationError, match="of demonstrations_held_out; take them out"):
+            run_loop(planted)
+    else:
+        (made,) = run_loop(planted)
+        assert {chunk.text for chunk in made["chunks"].read(Chunk)} == set(texts)

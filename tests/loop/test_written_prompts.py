@@ -47,6 +47,17 @@ def test_what_the_gate_drops_is_written_anew(writing: RunConfig) -> None:
     assert made["source"].metrics["prompts"] >= made["prompts"].metrics["prompts"]
 
 
+def test_where_the_gate_lets_none_of_a_round_through_the_next_is_written(
+    writing: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing.generation.rounds, writing.gate.language = 2, "de"
+    monkeypatch.setattr("selfreward.stages.gate.language", lambda text: "en")  # the tiny policy's noise has none
+    recorder = Recorder()
+    with pytest.raises(GenerationError, match=r"^generation.rounds=2: 0 of 6 new prompts .* does not pass the gate\)"):
+        run_loop(writing, recorder)
+    assert recorder.computed.count("gate") == 2
+
+
 def test_later_iterations_write_other_prompts_and_are_shown_the_earlier_ones(writing: RunConfig) -> None:
     writing.iteration, writing.generation.generated_share = 2, 1.0
     recorder = Recorder()

@@ -10,7 +10,7 @@ import pytest
 from selfreward.config import GateConfig
 from selfreward.errors import ContaminationError, GenerationError
 from selfreward.records import Prompt, Rating, prompt_id
-from selfreward.stages.gate import GATE, gate_identity
+from selfreward.stages.gate import GATE, check_passed, gate_identity
 from selfreward.stages.leaks import LeaksIdentity
 from selfreward.store import Artifact, Store
 from tests.unit.making import artifact, tools
@@ -120,7 +120,7 @@ def test_a_prompt_whose_answer_is_checked_is_not_redacted(tmp_path: Path) -> Non
 
 def test_a_gate_that_lets_nothing_through_stops_the_run_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match=r"lets none of 3 prompts through \(3 is not in the language de\)"):
-        passed(tmp_path, *FINE, language="de")
+        check_passed(passed(tmp_path, *FINE, language="de"))
 
 
 def test_another_language_is_left_out_where_one_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError, DataError
-from selfreward.records import prompt_id
 from selfreward.seeds.read import read_demonstrations
 from tests.unit.seed_files import demonstrations, jsonl, ratings, reply, tree
 
@@ -216,12 +215,12 @@ def test_ranks_that_are_null_are_none_beside_scores(tmp_path: Path) -> None:
 def test_prompts_to_measure_by_are_not_learned_from(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *(GOOD | {"prompt": f"Question {i}?"} for i in range(9)))
     cfg = SeedFileConfig(str(path), held_out=3)
-    found = read_demonstrations("tuning.demonstrations", cfg, DataConfig(), but={prompt_id("Question 5?")})
-    apart = {seed.prompt_id for seed in found.held_out}
-    assert len(found.train) + len(found.held_out) == 8
     everything = read_demonstrations("tuning.demonstrations", cfg, DataConfig())
-    assert apart <= {seed.prompt_id for seed in everything.held_out}  # what is left out moves nothing else
-    assert not apart & {seed.prompt_id for seed in found.train}
+    measured = {everything.train[0].prompt_id, everything.held_out[0].prompt_id}
+    found = read_demonstrations("tuning.demonstrations", cfg, DataConfig(), but=measured)
+    assert found.train == everything.train[1:]
+    assert found.held_out == everything.held_out[1:]  # what is left out moves nothing else
+    assert found.kept_apart == everything.kept_apart == 3  # its own are kept apart in either case, and no loss
     assert found.skipped.counts == {"is a prompt that is kept to measure by": 1}
 
 
