@@ -29,9 +29,11 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--iteration", type=int)
     arguments = parser.parse_args()
-    made = {
-        run: linked(run, last(run) if arguments.iteration is None else arguments.iteration) for run in arguments.runs
-    }
+    ends = {run: last(run) for run in arguments.runs}
+    if arguments.iteration is None and len({*ends.values()}) > 1:
+        said = ", ".join(f"{run.name} {end}" for run, end in ends.items())
+        parser.error(f"the runs end at different iterations ({said}): name one by --iteration")
+    made = {run: linked(run, ends[run] if arguments.iteration is None else arguments.iteration) for run in ends}
     for name in arguments.metrics.split(","):
         values = [one for iteration in made.values() if (one := value(iteration, name)) is not None]
         for run, iteration in made.items():
@@ -57,7 +59,7 @@ def last(run: Path) -> int:
 def value(iteration: Iteration, name: str) -> float | None:
     """A metric by its name; None where there was nothing to measure."""
     artifact, metric = name.split(".")
-    return iteration[artifact].metrics[metric]
+    return iteration[artifact].metrics.get(metric)
 
 
 def shown(iteration: Iteration, name: str) -> str:
@@ -66,7 +68,7 @@ def shown(iteration: Iteration, name: str) -> str:
     metrics = iteration[artifact].metrics
     measure, slash, kind = metric.partition("/")  # the ends of an interval are named before the category
     low, high = (f"{measure}_{end}{slash}{kind}" for end in ("low", "high"))
-    if metrics[metric] is None:
+    if metrics.get(metric) is None:
         return "not measured"
     if metrics.get(low) is None:
         return f"{metrics[metric]:.4g}"

@@ -37,9 +37,11 @@ def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: in
 
 def bootstrap_ratio(
     sums: Sequence[float], counts: Sequence[float], samples: int, confidence: float, seed: int
-) -> Interval:
-    """Of sum(sums) / sum(counts), by a bootstrap over clusters: each group (G, one at least) is given by its sum and
-    its count, and drawn whole, for what is in one is not independent."""
+) -> Interval | None:
+    """Of sum(sums) / sum(counts), by a bootstrap over clusters: each group (G) is given by its sum and its count, and
+    drawn whole, for what is in one is not independent. None of fewer than two: one alone says nothing of others."""
+    if len(sums) < 2:
+        return None
     sums_G, counts_G = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     drawn_SG = np.random.default_rng(seed).integers(len(sums_G), size=(samples, len(sums_G)))
     return percentiles(sums_G[drawn_SG].sum(1) / counts_G[drawn_SG].sum(1), confidence)

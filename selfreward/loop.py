@@ -88,13 +88,13 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             parents |= {"baseline": baseline, **settings.judging("evaluation", judge=grader)}
         report = store.run(EVALUATE, settings.evaluation, parents, cfg.seed)
         made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
-        if "people" in people:
+        if "people" in people and (baseline is None or settings.policies_judge):  # else it is the same for all
             made["agreement"] = agreement(policy)
         if "demonstrations_held_out" in people:
             made["imitation"] = imitation(policy)
         return made
 
-    before: Iteration = {}
+    before: Iteration = {} if policy_0 is model else {"base_parity": probe}
     others = {"base": model} if seeds else {}
     if judge:
         others["grader"] = grader

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import LaunchConfig, RunConfig, artifacts_dir, schema_key
+from selfreward.config import TEMPLATED, LaunchConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError, no_such_file
 from selfreward.hygiene.language import languages
 from selfreward.roles import all_engines
 
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
-_CHECKED = ("constraints", "reasoning")  # prompts that carry it
 
 
 def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
@@ -102,8 +101,8 @@ def _check_across(cfg: RunConfig) -> None:
         remedy = f"a step has train.batch_size={cfg.train.batch_size} pairs; use at most that"
         raise ConfigError("memory.micro_batch", cfg.memory.micro_batch, remedy)
     _check_launch(cfg.launch, cfg.engine.device)
-    if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in _CHECKED and cfg.prompts.answer_column is None:
-        remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(_CHECKED)}, or name "
+    if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in TEMPLATED and cfg.prompts.answer_column is None:
+        remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(TEMPLATED)}, or name "
         raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
     _check_sources(cfg)
     _check_languages(cfg)
@@ -121,7 +120,7 @@ def _check_sources(cfg: RunConfig) -> None:
             remedy = f"prompts={cfg.prompts.kind} reads none; set prompts={needed} too"
             raise ConfigError(f"prompts.{name}", given, remedy)
     kind = cfg.generation.kind
-    if kind != "none" and cfg.prompts.kind in _CHECKED:
+    if kind != "none" and cfg.prompts.kind in TEMPLATED:
         remedy = f"prompts={cfg.prompts.kind} draws its own without end; use generation=none, or other prompts"
         raise ConfigError("generation.kind", kind, remedy)
     if kind != "none" and cfg.judge.kind in _VERIFYING:

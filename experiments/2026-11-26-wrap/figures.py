@@ -31,6 +31,7 @@ def main(runs: Sequence[Path]) -> None:
         differences = [a - b for a, b in zip(found["nats"], base["nats"], strict=True)]
         tokens: list[float] = found["tokens_by_text"]
         around = bootstrap_ratio(differences, tokens, SAMPLES, CONFIDENCE, 0)
+        assert around, "one document alone says nothing of others"
         ratio = math.exp(math.fsum(differences) / math.fsum(tokens))
         print(f"{run.name} over {first.name}: {ratio:.4f} [{math.exp(around.low):.4f}, {math.exp(around.high):.4f}]")
 

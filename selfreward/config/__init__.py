@@ -2,10 +2,12 @@
 
 `Identity` groups go into artifact ids whole. Of `Execution` groups those settings do that a stage copies into its own
 identity, mostly in `stages/settings.py`; the rest changes only how things are made.
-Nothing here imports torch, so a mistake is reported before anything loads.
+`listed` reads a setting of names joined by commas. Nothing here imports torch, so a mistake is reported before anything
+loads.
 """
 
 from selfreward.config.data import (
+    TEMPLATED,
     DataConfig,
     DocumentsConfig,
     GateConfig,
@@ -13,6 +15,7 @@ from selfreward.config.data import (
     PromptsConfig,
     SeedFileConfig,
 )
+from selfreward.config.lists import listed, listed_among
 from selfreward.config.machine import EngineConfig, LaunchConfig, MemoryConfig, ModelConfig, SpeedConfig, TrackingConfig
 from selfreward.config.method import (
     EvaluationConfig,
@@ -26,6 +29,7 @@ from selfreward.config.method import (
 from selfreward.config.run import RunConfig, artifacts_dir, schema_key
 
 __all__ = [
+    "TEMPLATED",
     "DataConfig",
     "DocumentsConfig",
     "EngineConfig",
@@ -47,5 +51,7 @@ __all__ = [
     "TrainConfig",
     "TuningConfig",
     "artifacts_dir",
+    "listed",
+    "listed_among",
     "schema_key",
 ]

@@ -9,6 +9,9 @@ from omegaconf import MISSING
 from selfreward.config.ranges import choice, number
 from selfreward.store.identity import Execution
 
+TEMPLATED = ("constraints", "reasoning")
+"""Kinds of prompts that are drawn from templates, without end, each with a check of its answer."""
+
 
 @dataclass
 class PromptsConfig(Execution):
@@ -87,7 +90,7 @@ class SeedFileConfig(Execution):
 
 @dataclass
 class DataConfig(Execution):
-    """What is done about rows of data files that can't be used."""
+    """What is done about rows of data files that can't be used, or are too long."""
 
     on_error: str = choice("raise", "raise", "skip")  # stop and name the row, or count such rows and go on
     max_characters: int = number(20_000, least=1)  # of a prompt or an answer; longer ones are left out, and counted

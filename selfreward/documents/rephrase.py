@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from selfreward.errors import ConfigError
+from selfreward.config import listed_among
 from selfreward.generation.filters import greatest_rouge_l, tokens
 from selfreward.texts import fill, read_text
 
@@ -43,12 +43,7 @@ class Kept:
 
 def styles(names: str) -> list[str]:
     """Styles by their names, joined by commas. Raises `ConfigError` for one that isn't there, or none."""
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in STYLES]
-    if unknown or not chosen:
-        wrong = f"no {unknown[0]}; " if unknown else ""
-        raise ConfigError("documents.styles", names, f"{wrong}there are {', '.join(STYLES)}")
-    return chosen
+    return listed_among(STYLES, "documents.styles", names)
 
 
 def build_message(text: str, style: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from selfreward.config import GenerationConfig
-from selfreward.errors import ConfigError
+from selfreward.config import GenerationConfig, listed_among
 from selfreward.generation.base import Ask, Way, first_paragraph
 from selfreward.texts import fill, read_text
 
@@ -32,12 +31,7 @@ def ask(cfg: GenerationConfig, seeds: Sequence[str], made: Sequence[str], random
 
 def operations(cfg: GenerationConfig) -> list[str]:
     """Those that the settings name. Raises `ConfigError` for one that isn't there, or none."""
-    names = [name.strip() for name in cfg.operations.split(",") if name.strip()]
-    unknown = [name for name in names if name not in OPERATIONS]
-    if unknown or not names:
-        wrong = f"no {unknown[0]}; " if unknown else ""
-        raise ConfigError("generation.operations", cfg.operations, f"{wrong}there are {', '.join(OPERATIONS)}")
-    return names
+    return listed_among(OPERATIONS, "generation.operations", cfg.operations)
 
 
 WAY = Way(ask, first_paragraph, _UNCHANGED, (MESSAGE, *OPERATIONS.values()))

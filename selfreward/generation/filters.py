@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from selfreward.config import GenerationConfig
+from selfreward.config import GenerationConfig, listed
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.similar import LETTER_AS_WORD, UNSPACED, SimilarTexts
 
@@ -28,8 +28,7 @@ class PromptFilter:
         self._cfg = cfg
         self._echo = cfg.most_rouge if echo is None else echo
         self._lets_shown_pass = echo is not None
-        keywords = [word.strip() for word in cfg.keywords.split(",") if word.strip()]
-        self._keywords = re.compile("|".join(map(_whole, keywords)) or r"(?!)", re.IGNORECASE)
+        self._keywords = re.compile("|".join(map(_whole, listed(cfg.keywords))) or r"(?!)", re.IGNORECASE)
         self._similar = SimilarTexts(cfg.resemblance)
         self._known: dict[str, None] = {}
         for text in known:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from selfreward.hygiene.language import languages_of
+from selfreward.hygiene.similar import UNSPACED, words
 
 _MOST_COMPARED = 100
 """Self-BLEU takes the square of the number of texts: of more, so many are drawn."""
@@ -15,7 +16,7 @@ _MOST_COMPARED = 100
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Distinct n-grams of words over all n-grams (Li et al., arXiv 1510.03055); 0 where there is none."""
-    grams = [tuple(words[i : i + n]) for words in (text.split() for text in texts) for i in range(len(words) - n + 1)]
+    grams = [tuple(found[i : i + n]) for found in map(in_words, texts) for i in range(len(found) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -23,7 +24,7 @@ def variety(texts: Sequence[str]) -> dict[str, Any]:
     """What texts are like, as data cards show it: their languages, words on average, and distinct n-grams."""
     return {
         "languages": languages_of(texts),
-        "mean_words": fmean(len(text.split()) for text in texts) if texts else None,
+        "mean_words": fmean(len(in_words(text)) for text in texts) if texts else None,
         "distinct_1": distinct_n(texts, 1),
         "distinct_2": distinct_n(texts, 2),
     }
@@ -37,7 +38,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes half a second
 
     drawn = list(texts) if len(texts) <= _MOST_COMPARED else random.Random(0).sample(list(texts), _MOST_COMPARED)
-    split = [text.split() for text in drawn]
+    split = [*map(in_words, drawn)]
     if len(split) < 2:
         return 0.0
     smooth = SmoothingFunction(epsilon=0.1).method1
@@ -46,3 +47,8 @@ def self_bleu(texts: Sequence[str]) -> float:
         for own in range(len(split))
     ]
     return fmean(float(score) for score in scores)  # pyright: ignore[reportArgumentType]
+
+
+def in_words(text: str) -> list[str]:
+    """What stands between spaces; of a script without any, its letters."""
+    return words(text) if UNSPACED.search(text) else text.split()

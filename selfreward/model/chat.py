@@ -28,7 +28,7 @@ class Choices:
 
 
 class Chat:
-    """A model's tokenizer and chat template."""
+    """A model's tokenizer and chat template. Raises `ModelError` where there is no template."""
 
     def __init__(self, folder: Path | str) -> None:
         from transformers import AutoTokenizer  # takes a second to import, and a finished run needs no tokenizer

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from selfreward.config import LoraConfig
+from selfreward.config import LoraConfig, listed
 from selfreward.errors import ConfigError, ModelError
 from selfreward.model.adapters import SETTINGS, WEIGHTS
 
@@ -25,7 +25,7 @@ TRAINED = "default"  # the name of an adapter's layers: trl trains no other
 
 def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
     """peft's form of the adapter that would be trained."""
-    modules = _named(lora)
+    modules = listed(lora.target_modules)
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -38,16 +38,17 @@ def fresh_adapter(lora: LoraConfig) -> peft.LoraConfig:
 def check_targets(base: PreTrainedModel, lora: LoraConfig) -> None:
     """Raise `ConfigError` for a name that leads to no layer for an adapter, which peft would ignore beside others, or
     to that of one block alone: the memory plan takes blocks to be alike."""
-    if (names := _named(lora)) == ["all-linear"]:
+    if (names := listed(lora.target_modules)) == ["all-linear"]:
         return
     if numbered := [name for name in names if any(part.isdecimal() for part in name.split(".")[:-1])]:
         remedy = f"{numbered[0]!r} is a layer of one block, and all blocks get the same; use {_last(numbered[0])}"
         raise ConfigError("train.lora.target_modules", lora.target_modules, remedy)
     kinds, head = (torch.nn.Linear, Conv1D, torch.nn.Embedding), base.get_output_embeddings()
     layers = [name for name, layer in base.named_modules() if isinstance(layer, kinds) and layer is not head]
-    if missing := [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]:
+    missing = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if missing or not names:
         known = ", ".join(sorted(set(map(_last, layers))))
-        lacking = f"the model has no layer {' or '.join(map(repr, missing))} for an adapter"
+        lacking = f"the model has no layer {' or '.join(map(repr, missing or ['']))} for an adapter"
         remedy = f"{lacking}; use all-linear alone, or some of {known}"
         raise ConfigError("train.lora.target_modules", lora.target_modules, remedy)
 
@@ -107,10 +108,6 @@ def merged_into_weights(model: peft.PeftModel) -> Iterator[None]:
         for layer, weight in zip(layers, saved, strict=True):
             layer.get_base_layer().weight.data.copy_(weight)
             layer.merged_adapters.clear()
-
-
-def _named(lora: LoraConfig) -> list[str]:
-    return [name.strip() for name in lora.target_modules.split(",")]
 
 
 def _last(name: str) -> str:

@@ -28,6 +28,8 @@ class Models:
     """A base model loaded at first use, with one adapter in it. No second copy of the base is ever made.
 
     An adapter's layers stay in the model for the next one: where that has the same settings, only weights are loaded.
+
+    Raises `ConfigError` for a device that isn't there, and `ModelError` for a model without a chat template.
     """
 
     def __init__(
@@ -46,7 +48,11 @@ class Models:
 
     @property
     def base(self) -> PreTrainedModel:
-        """The base model. Where an adapter was loaded, its layers are inside it."""
+        """The base model. Where an adapter was loaded, its layers are inside it.
+
+        Raises `ModelError` for one that can't be loaded, or computes its logits in a way of its own, and `ConfigError`
+        for a quantisation that can't be had.
+        """
         if self._base is None:
             self._base = self._load()
         return self._base
@@ -58,7 +64,10 @@ class Models:
 
     @contextmanager
     def policy(self, adapter: Adapter | None, *, merged: bool = False) -> Iterator[torch.nn.Module]:
-        """The model with `adapter` switched on, or with none. `merged` folds it into the weights."""
+        """The model with `adapter` switched on, or with none. `merged` folds it into the weights.
+
+        Raises `ModelError` for an adapter that doesn't fit, or is no LoRA.
+        """
         if adapter is None:
             base = self.base
             if self._peft is None:
@@ -76,7 +85,10 @@ class Models:
 
     @contextmanager
     def trainable(self, start: Adapter | None, lora: LoraConfig, seed: int) -> Iterator[peft.PeftModel]:
-        """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet."""
+        """The model with a trainable adapter: a copy of `start`, or a fresh one that changes nothing yet.
+
+        Raises `ModelError` for a start that doesn't fit, or is no LoRA.
+        """
         torch.manual_seed(seed)
         model = self._holding(start) if start else self._inject(fresh_adapter(lora))
         self._loaded = None  # what it trains to be is no adapter on disk yet

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from selfreward.config import DataConfig, PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig, listed
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
 from selfreward.rows import Skipped
 from selfreward.simulation import conflicts, constraints, prose, requests
 from selfreward.simulation.checks import dump
 from selfreward.simulation.constraints import KINDS
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify
 from selfreward.store.identity import digest, file_sha256
 
 SEEN, UNSEEN = "seen", "unseen"
@@ -28,7 +28,7 @@ def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
 
     Raises `ConfigError` for a kind that isn't there, or when none is left to train on.
     """
-    unseen = listed(cfg.unseen_kinds)
+    unseen = {*listed(cfg.unseen_kinds)}
     if unknown := sorted(unseen - KINDS.keys()):
         raise ConfigError("prompts.unseen_kinds", cfg.unseen_kinds, f"no {unknown[0]}; there are {', '.join(KINDS)}")
     seen = KINDS.keys() - unseen

@@ -182,11 +182,6 @@ def columns(cfg: PromptsConfig) -> tuple[str, str | None, str | None, str | None
     return cfg.prompt_column, cfg.category_column, cfg.held_out_column, cfg.answer_column
 
 
-def listed(names: str) -> set[str]:
-    """Names that are joined by commas."""
-    return {name.strip() for name in names.split(",") if name.strip()}
-
-
 def _check(row: Mapping[str, Any], cfg: PromptsConfig) -> str:
     if cfg.answer_column is None:
         return ""

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from random import Random
 
-from selfreward.config import DataConfig, PromptsConfig
+from selfreward.config import DataConfig, PromptsConfig, listed
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
 from selfreward.rows import Skipped
 from selfreward.simulation import reasoning
 from selfreward.simulation.checks import Check, dump
-from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify, listed
+from selfreward.sources.pool import HELD_OUT_SEED, EndlessPool, draw_distinct, identify
 from selfreward.store.identity import digest, file_sha256
 
 
@@ -22,7 +22,7 @@ def load(cfg: PromptsConfig, data: DataConfig) -> EndlessPool:
 
     Raises `ConfigError` where the package is missing, and for a task that isn't there.
     """
-    tasks = sorted(listed(cfg.tasks))
+    tasks = sorted({*listed(cfg.tasks)})
     if not tasks:
         raise ConfigError("prompts.tasks", cfg.tasks, "name tasks of reasoning-gym, joined by commas: chain_sum, say")
     for task in tasks:

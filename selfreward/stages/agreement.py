@@ -103,7 +103,7 @@ def rated_pairs(ratings: Sequence[Rating], scores: Sequence[float | None]) -> li
 
 def agreement_metrics(pairs: Sequence[RatedPair], samples: int, confidence: float, seed: int) -> Metrics:
     """Agreement of the judge and of the longer answer, over all pairs and over those of like length, with intervals:
-    conversations are drawn whole."""
+    conversations are drawn whole. A pair that the judge can't tell apart counts one half."""
     metrics: Metrics = {}
     for name, chosen in (("", pairs), ("_alike", [pair for pair in pairs if pair.alike])):
         metrics[f"pairs{name}"] = len(chosen)
@@ -114,7 +114,9 @@ def agreement_metrics(pairs: Sequence[RatedPair], samples: int, confidence: floa
             sums, counts = [*map(sum, groups.values())], [*map(len, groups.values())]
             around = bootstrap_ratio(sums, counts, samples, confidence, seed)
             metrics[f"agreement{name}"] = fmean(pair.agrees for pair in chosen)
-            metrics[f"agreement{name}_low"], metrics[f"agreement{name}_high"] = around.low, around.high
+            metrics[f"agreement{name}_low"] = around and around.low
+            metrics[f"agreement{name}_high"] = around and around.high
+            metrics[f"agreement_ties{name}"] = fmean(pair.agrees == 0.5 for pair in chosen)
             metrics[f"longer_agreement{name}"] = fmean(pair.longer_agrees for pair in chosen)
     return metrics
 
@@ -123,4 +125,4 @@ def _candidate(rating: Rating, index: int) -> Candidate:
     return Candidate(rating.prompt_id, rating.prompt, index, rating.response, [], [], [], finished=True)
 
 
-AGREEMENT = Stage("agreements", 3, agreement)
+AGREEMENT = Stage("agreements", 4, agreement)

@@ -162,4 +162,4 @@ def _comparison(
     )
 
 
-EVALUATE = Stage("evaluations", 11, evaluate)
+EVALUATE = Stage("evaluations", 12, evaluate)

@@ -12,7 +12,7 @@ from typing import Any
 from selfreward.config import GateConfig
 from selfreward.errors import ConfigError, GenerationError
 from selfreward.hygiene.clusters import embedding_metrics
-from selfreward.hygiene.diversity import self_bleu, variety
+from selfreward.hygiene.diversity import in_words, self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
@@ -92,7 +92,7 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         "left_out": {reason: len(shown) for reason, shown in passage.left_out.items()},
         "examples_left_out": {reason: shown[:_SHOWN] for reason, shown in passage.left_out.items()},
         "redacted": dict(passage.redacted),
-        "words": [len(text.split()) for text in texts],
+        "words": [len(in_words(text)) for text in texts],
         **variety(texts),
         "self_bleu": self_bleu(texts),
         **embeddings,

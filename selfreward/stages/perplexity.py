@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from selfreward.conversation import first_message
 from selfreward.intervals import bootstrap_ratio
 from selfreward.records import Chunk, Demonstration
 from selfreward.stages.candidates import EngineIdentity
@@ -25,7 +26,7 @@ class PerplexityIdentity(Identity):
 
 @dataclass(frozen=True)
 class Text:
-    """Context tokens, the tokens that are scored, and the name of the document or prompt that they belong to."""
+    """Context tokens, the tokens that are scored, and the document or conversation that they belong to."""
 
     before: list[int]
     tokens: list[int]
@@ -47,7 +48,7 @@ def imitation(config: PerplexityIdentity, parents: Mapping[str, Artifact], work:
     """Of people's answers in `parents["demonstrations"]`, under `parents["policy"]`."""
     chat = tools.engine_of("sampling").chat
     people = parents["demonstrations"].read(Demonstration)
-    texts = [Text(chat.render(one.prompt), chat.answer(one.response), one.prompt_id) for one in people]
+    texts = [Text(chat.render(one.prompt), chat.answer(one.response), first_message(one.prompt)) for one in people]
     return _measure(texts, config, parents, work, tools)
 
 
@@ -55,7 +56,7 @@ def _measure(
     texts: Sequence[Text], config: PerplexityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools
 ) -> Metrics:
     """The exponential of the mean negative log-likelihood of a token, with an interval by drawing whole documents, or
-    prompts, for the bootstrap."""
+    conversations, for the bootstrap."""
     work.plan(len(texts), "texts")
     before, tokens = [text.before for text in texts], [text.tokens for text in texts]
     engine, adapter = tools.engine_of("sampling"), tools.adapter(parents["policy"])
@@ -70,12 +71,12 @@ def _measure(
         "texts": len(nats),
         "tokens": sum(counts),
         "perplexity": math.exp(math.fsum(nats) / sum(counts)),
-        "perplexity_low": math.exp(around.low),
-        "perplexity_high": math.exp(around.high),
+        "perplexity_low": math.exp(around.low) if around else None,
+        "perplexity_high": math.exp(around.high) if around else None,
         "nats": nats,
         "tokens_by_text": counts,
     }
 
 
-PERPLEXITY = Stage("perplexity", 2, perplexity)
-IMITATION = Stage("imitation", 2, imitation)
+PERPLEXITY = Stage("perplexity", 3, perplexity)
+IMITATION = Stage("imitation", 3, imitation)

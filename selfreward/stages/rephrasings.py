@@ -83,4 +83,4 @@ def _metrics(made: Sequence[Rephrasing]) -> Metrics:
     }
 
 
-REPHRASINGS = Stage("rephrasings", 6, rephrase)
+REPHRASINGS = Stage("rephrasings", 7, rephrase)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from selfreward.config import RunConfig, SeedFileConfig
+from selfreward.config import TEMPLATED, RunConfig, SeedFileConfig
 from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
 from selfreward.judges import pairwise, rubric
@@ -33,9 +33,6 @@ from selfreward.stages.train import PolicyIdentity
 from selfreward.stages.tune import OPTIMISER, TuneIdentity
 from selfreward.store import Artifact
 from selfreward.store.identity import only
-
-_TEMPLATED = ("constraints", "reasoning")
-"""Sources that draw their prompts from templates."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class StageSettings:
     def gate(self) -> GateIdentity:
         written = self.cfg.generation.kind != "none"
         leaks = self.leaks.never_raising if written else self.leaks
-        return gate_identity(self.cfg.gate, leaks, templated=self.cfg.prompts.kind in _TEMPLATED and not written)
+        return gate_identity(self.cfg.gate, leaks, templated=self.cfg.prompts.kind in TEMPLATED and not written)
 
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
         generation = self.cfg.generation

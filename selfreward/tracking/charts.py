@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, product
 from statistics import fmean, stdev
 from typing import Any
 
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from selfreward.records import Comparison
-from selfreward.tracking.metrics import Iteration, outside_judge, summary
+from selfreward.tracking.metrics import PASS_RATE, Iteration, outside_judge, pass_categories, summary
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; no chart tells things apart by colour alone.
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#24292f", "#8c959f", "#d0d7de"
@@ -63,7 +64,7 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     """How the policies do on held-out prompts, and how their training went."""
     summaries = [summary(iteration) for iteration in iterations]
     errors = "Bars: two standard errors of the mean."
-    end = "Mean over the last quarter of an iteration's steps."
+    end = "Mean over the last quarter of an iteration's steps, never the first; each step's is of before its update."
     scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
@@ -112,12 +113,12 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     ]
     measured = {name for values in summaries for name in values}
     if "evaluation/pass_rate" in measured:
-        said = "Held-out answers that pass all their checks: of all prompts, and where there are such, of kinds apart."
+        said = "Held-out answers that pass all their checks: of all prompts, and of each category."
         charts.insert(1, ("Answers that pass", said, partial(_passes, summaries)))
-    if "agreement/agreement" in measured:
+    if sum("agreement/agreement" in values for values in summaries) > 1:  # else no policy judges
         said = (
             "Share of two answers that the policy's judge puts in the order that people put them in. Bars: the "
-            "bootstrap interval. Diamonds: a judge that prefers the longer one."
+            "bootstrap interval. A tie counts one half. Diamonds: a judge that prefers the longer one."
         )
         names = ("agreement/agreement", "agreement/longer_agreement", "judge", "share of pairs")
         charts.insert(1, ("Its judge and people", said, partial(_beside_length, summaries, *names)))
@@ -130,6 +131,7 @@ def distributions(iterations: Sequence[Iteration]) -> list[Chart]:
     scores = [iteration["judgements"].metrics["scores"] for iteration in trained]
     lengths = [iteration["candidates"].metrics["lengths"] for iteration in trained]
     highest = max((iteration["judgements"].metrics["highest_score"] for iteration in trained), default=1)
+    cut = any(iteration["candidates"].metrics["finished_share"] < 1 for iteration in trained)
     longest = max((length for row in lengths for length in row), default=1)
     return [
         _chart(
@@ -140,7 +142,8 @@ def distributions(iterations: Sequence[Iteration]) -> list[Chart]:
         ),
         _chart(
             "Lengths of candidates",
-            "Bars share one height scale; the line marks the mean. A pile at the right end: cut at the limit.",
+            "Bars share one height scale; the line marks the mean."
+            + (" A pile at the right end: cut at the limit." if cut else ""),
             partial(_histograms, lengths, longest, "tokens a candidate"),
         ),
     ]
@@ -198,7 +201,7 @@ def _points(summaries: Summaries, name: str) -> tuple[list[int], list[float]]:
 def _beside_length(summaries: Summaries, name: str, by_length: str, who: str, label: str, axes: Axes) -> None:
     """A share with its interval, and what the length of answers alone would give."""
     at, rates = _points(summaries, name)
-    low, high = _points(summaries, f"{name}_low")[1], _points(summaries, f"{name}_high")[1]
+    low, high = ([summaries[t].get(f"{name}_{end}", math.nan) for t in at] for end in ("low", "high"))
     reach = [np.subtract(rates, low), np.subtract(high, rates)]
     axes.errorbar(at, rates, reach, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2, label=who)
     beside = [t + 0.1 for t in at]  # next to the interval, which would hide it
@@ -210,11 +213,10 @@ def _beside_length(summaries: Summaries, name: str, by_length: str, who: str, la
 
 
 def _passes(summaries: Summaries, axes: Axes) -> None:
-    kinds = {"": ("all", "o-", BLUE), "/seen": ("kinds in training", "s--", ORANGE), "/unseen": ("others", "^:", INK)}
-    for kind, (label, style, colour) in kinds.items():
-        at, rates = _points(summaries, f"evaluation/pass_rate{kind}")
-        if at:
-            axes.plot(at, rates, style, color=colour, label=label)
+    axes.plot(*_points(summaries, "evaluation/pass_rate"), "o-", color=BLUE, label="all")
+    styles = cycle(product(("s--", "^:", "v-.", "x--"), (ORANGE, INK)))
+    for category, (style, colour) in zip(pass_categories(summaries), styles, strict=False):
+        axes.plot(*_points(summaries, f"{PASS_RATE}{category}"), style, color=colour, label=category)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     _policies(axes, len(summaries))
@@ -224,7 +226,7 @@ def _passes(summaries: Summaries, axes: Axes) -> None:
 
 def _means(samples: Sequence[Sequence[float]], label: str, axes: Axes) -> None:
     found = [(t, values) for t, values in enumerate(samples) if values]
-    errors = [2 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0 for _, values in found]
+    errors = [2 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan for _, values in found]
     at, means = [t for t, _ in found], [fmean(values) for _, values in found]
     axes.errorbar(at, means, errors, fmt="o-", color=BLUE, capsize=3, elinewidth=1.2)
     axes.margins(y=0.25)

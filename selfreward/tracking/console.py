@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -17,9 +18,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.table import Table
 from rich.text import Text
 
+from selfreward.cap import GIB
 from selfreward.store import Manifest
 from selfreward.tracking.descriptions import describe, judged_by
-from selfreward.tracking.metrics import GIB, Iteration, cost, pass_metrics, summary, verdict
+from selfreward.tracking.metrics import PASS_RATE, Iteration, cost, pass_categories, pass_metrics, summary, verdict
 from selfreward.tracking.numbers import decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
@@ -150,11 +152,10 @@ def iteration_table(iteration: Iteration) -> Table:
         "scores": f"0 {sparkline(judged['score_histogram'])} {judged['highest_score']:g}, "
         f"mean {decimal(values.get('judgements/mean_score'))}{judge}",
         "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
-        "training": f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
-        f"reward margin {values['train/reward_margin']:+.3f}, accuracy {percent(values['train/reward_accuracy'])}",
+        "training": _training(values),
         "win rate": f"{win_rate(iteration)} over policy 0{grader}: {verdict(iteration['evaluation'].metrics)}; "
         f"by length alone {percent(values['evaluation/length_win_rate'])}, "
-        f"at equal length {percent(values.get('evaluation/controlled_win_rate'))}",
+        f"at equal length {_shares(iteration['evaluation'].metrics, 'controlled_win_rate')}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "
         f"{decimal(values.get('cost/peak_memory_gib'), 1)} GiB at most",
         "memory": _memory(values),
@@ -169,6 +170,16 @@ def iteration_table(iteration: Iteration) -> Table:
     for name, value in rows.items():
         table.add_row(f" {name}", value)
     return table
+
+
+def _training(values: Mapping[str, float]) -> str:
+    """What training came to. A step's figures are of before it was taken, so one step alone has none but its loss."""
+    if "train/loss_last" not in values:
+        return f"loss {values['train/loss_first']:.3f} before the one step that was taken"
+    return (
+        f"loss {values['train/loss_first']:.3f} to {values['train/loss_last']:.3f}, "
+        f"reward margin {values['train/reward_margin']:+.3f}, accuracy {percent(values['train/reward_accuracy'])}"
+    )
 
 
 def _memory(values: Mapping[str, float]) -> str:
@@ -217,10 +228,15 @@ def _score(values: Mapping[str, float]) -> str:
 
 def win_rate(iteration: Iteration) -> str:
     """A win rate with its interval."""
-    metrics = iteration["evaluation"].metrics
-    if "win_rate" not in metrics:
+    return _shares(iteration["evaluation"].metrics, "win_rate")
+
+
+def _shares(metrics: Mapping[str, Any], name: str) -> str:
+    """A share with its interval; a dash where it was not measured."""
+    if metrics.get(name) is None:
         return "–"
-    return f"{percent(metrics['win_rate'])} [{100 * metrics['win_rate_low']:.0f}, {100 * metrics['win_rate_high']:.0f}]"
+    low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+    return percent(metrics[name]) + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
 
 
 def pass_rate(iteration: Iteration) -> str:
@@ -228,8 +244,9 @@ def pass_rate(iteration: Iteration) -> str:
     metrics = pass_metrics(iteration)
     if not metrics:
         return ""
-    apart = [f"{percent(metrics[f'pass_rate/{c}'])} {c}" for c in ("seen", "unseen") if f"pass_rate/{c}" in metrics]
-    text = percent(metrics["pass_rate"]) + (f" ({', '.join(apart)} kinds)" if len(apart) > 1 else "")
+    summed = summary(iteration)
+    apart = [f"{percent(summed[PASS_RATE + name])} {name}" for name in pass_categories([summed])]
+    text = percent(metrics["pass_rate"]) + (f" ({', '.join(apart)})" if len(apart) > 1 else "")
     if "pass_gain" in metrics:
         low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]
         text += f", {100 * metrics['pass_gain']:+.0f} points [{low:+.0f}, {high:+.0f}] on policy 0"
@@ -244,8 +261,7 @@ def agreement(iteration: Iteration) -> str:
         return ""
     metrics = iteration["agreement"].metrics
     parts = [
-        f"{percent(metrics[f'agreement{kind}'])} "
-        f"[{100 * metrics[f'agreement{kind}_low']:.0f}, {100 * metrics[f'agreement{kind}_high']:.0f}] of "
+        f"{_shares(metrics, f'agreement{kind}')} of "
         f"{metrics[f'pairs{kind}']} pairs{of} agree, by length {percent(metrics[f'longer_agreement{kind}'])}"
         for kind, of in (("", ""), ("_alike", " of like length"))
         if metrics[f"pairs{kind}"]

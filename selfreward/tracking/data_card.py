@@ -85,7 +85,7 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
         steps.append(Step("questions, for all iterations", source.metrics["pool"]))
     else:
         origin = f"Taken from {source.metrics['origin']}."
-        steps += _left_out(source.metrics, "first_left_out")
+        steps += _left_out(source.metrics, "first_left_out", "left out of the whole source")
     steps.append(Step("came to the gate", gate.metrics["came"]))
     steps += _left_out(gate.metrics, "examples_left_out")
     if too_long := iteration["candidates"].metrics["prompts_too_long"]:
@@ -140,13 +140,13 @@ def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
     return DataCard(number, f"People's {stage}", origin, steps, shown, [], risks)
 
 
-def _left_out(metrics: Mapping[str, object], shown: str) -> Iterator[Step]:
+def _left_out(metrics: Mapping[str, object], shown: str, said: str = "left out") -> Iterator[Step]:
     """What was left out, with the first of the texts, or the place, that the metric `shown` has for a reason."""
     counts, texts = metrics["left_out"], metrics[shown]
     assert isinstance(counts, Mapping) and isinstance(texts, Mapping)
     for reason, count in counts.items():
         example = texts.get(reason, "")
-        yield Step(f"left out: {reason}", count, example if isinstance(example, str) else next(iter(example), ""))
+        yield Step(f"{said}: {reason}", count, example if isinstance(example, str) else next(iter(example), ""))
 
 
 def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:

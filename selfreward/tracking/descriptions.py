@@ -28,6 +28,8 @@ def _candidates(manifest: Manifest) -> str:
 
 def _perplexity(manifest: Manifest) -> str:
     metrics = manifest.metrics
+    if metrics["perplexity_low"] is None:
+        return f"{decimal(metrics['perplexity'])} on one text"
     low, high = (decimal(metrics[f"perplexity_{end}"]) for end in ("low", "high"))
     return f"{decimal(metrics['perplexity'])} [{low}, {high}] on {metrics['texts']} texts"
 

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from selfreward.cap import GIB
 from selfreward.store import Artifact, Cost, Manifest
 
 Iteration = Mapping[str, Artifact]
 """An iteration's artifacts by the names of the loop: source, prompts, candidates, judgements, pairs, references,
 policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's answers are
-kept for it, agreement and imitation. Iteration 0 has policy, parity, those of the evaluation, what policy 0 comes from
-(chunks, rephrasings, pretrained, demonstrations, ratings), what is measured by (people, grader), and of further engines
-judge_parity and evaluation_parity."""
+kept for it, agreement and imitation. Iteration 0 has policy, parity, where policy 0 is tuned the base model's
+base_parity, those of the evaluation, what policy 0 comes from (chunks, rephrasings, pretrained, demonstrations,
+ratings), what is measured by (people, grader), and of further engines judge_parity and evaluation_parity."""
 
-GIB = 1 << 30
+PASS_RATE = "evaluation/pass_rate/"
+"""What the pass rates of categories begin with."""
 
 NAMES = {
     "prompts": ("prompts", "mean_words", "distinct_2", "self_bleu", "mean_distance", "cluster_evenness"),
@@ -48,6 +50,7 @@ NAMES = {
         "win_rate",
         "win_rate_low",
         "win_rate_high",
+        "win_rate_shown",
         "preference",
         "order_agreement",
         "length_win_rate",
@@ -59,30 +62,38 @@ NAMES = {
     "perplexity": ("perplexity", "perplexity_low", "perplexity_high"),
     "base_perplexity": ("perplexity", "perplexity_low", "perplexity_high"),
     "imitation": ("perplexity", "perplexity_low", "perplexity_high"),
+    "base_imitation": ("perplexity", "perplexity_low", "perplexity_high"),
     "agreement": (
+        "pairs",
         "agreement",
         "agreement_low",
         "agreement_high",
+        "agreement_ties",
         "longer_agreement",
+        "pairs_alike",
         "agreement_alike",
         "agreement_alike_low",
         "agreement_alike_high",
+        "agreement_ties_alike",
         "longer_agreement_alike",
         "unscored",
     ),
 }
 """Of each part of an iteration the metrics that are shown; docs/metrics.md says what they mean."""
 
+_LEARNED = ("reward_margin", "reward_accuracy")
+"""What DPO measures of a step's pairs beside the loss, before the step is taken."""
+
 
 def summary(iteration: Iteration) -> dict[str, float]:
-    """An iteration's metrics under `<part>/<name>`; what was not measured is left out."""
+    """An iteration's metrics under `<part>/<name>`; what was not measured is left out, and what was shown is a 1."""
     found: dict[str, float] = {}
     for part, names in NAMES.items():
         if part in iteration:
             metrics = iteration[part].metrics
             found |= {f"{part}/{name}": metrics[name] for name in names if metrics.get(name) is not None}
-    rates = {name: value for name, value in pass_metrics(iteration).items() if not isinstance(value, bool)}
-    found |= {f"evaluation/{name}": value for name, value in rates.items()}
+    found |= {f"evaluation/{name}": value for name, value in pass_metrics(iteration).items()}
+    found = {name: int(value) if isinstance(value, bool) else value for name, value in found.items()}
     if "pairs" in iteration:
         found |= {f"train/{name}": value for name, value in _training(iteration["policy"].metrics).items()}
     elif "loss" in iteration["policy"].metrics:
@@ -98,6 +109,12 @@ def pass_metrics(iteration: Iteration) -> dict[str, float]:
     """Shares of held-out answers that pass their checks, and gains on policy 0; empty where none has checks."""
     metrics = iteration["evaluation"].metrics if "evaluation" in iteration else {}
     return {name: value for name, value in metrics.items() if name.startswith("pass_")}
+
+
+def pass_categories(summaries: Sequence[Mapping[str, float]]) -> list[str]:
+    """The categories of which summaries have a pass rate."""
+    names = dict.fromkeys(name for values in summaries for name in values if name.startswith(PASS_RATE))
+    return [name.removeprefix(PASS_RATE) for name in names]
 
 
 def objective(iteration: Iteration) -> float:
@@ -149,14 +166,16 @@ def artifact_names(iteration: Iteration) -> dict[str, Any]:
 
 
 def _training(metrics: Mapping[str, Any]) -> dict[str, float]:
-    margins, accuracies = (_last(metrics[name]) for name in ("reward_margin", "reward_accuracy"))
-    return _losses(metrics) | {"reward_margin": margins, "reward_accuracy": accuracies}
+    return _losses(metrics) | {name: _last(metrics[name]) for name in _LEARNED if len(metrics[name]) > 1}
 
 
 def _losses(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {"loss_first": metrics["loss"][0], "loss_last": _last(metrics["loss"]), "steps": metrics["steps"]}
+    losses = metrics["loss"]
+    last = {"loss_last": _last(losses)} if len(losses) > 1 else {}
+    return {"loss_first": losses[0], **last, "steps": metrics["steps"]}
 
 
 def _last(values: Sequence[float]) -> float:
-    """The mean over the last quarter of the steps: one step alone is noise."""
-    return fmean(values[-max(len(values) // 4, 1) :])
+    """The mean over the last quarter of the steps, two at least, for one alone is noise; never the first, which is
+    measured before anything was learned."""
+    return fmean(values[-min(max(len(values) // 4, 2), len(values) - 1) :])

@@ -14,7 +14,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards
-from selfreward.tracking.metrics import Iteration, artifact_names, outside_judge, pass_metrics, summary, verdict
+from selfreward.tracking.metrics import (
+    PASS_RATE,
+    Iteration,
+    artifact_names,
+    outside_judge,
+    pass_categories,
+    pass_metrics,
+    summary,
+    verdict,
+)
 
 NOTHING = "\N{EN DASH}"  # in the place of what was not measured
 ARROW = "\N{RIGHTWARDS ARROW}"
@@ -38,6 +47,7 @@ class Column:
 _DRIFTING = {"mean_tokens": "mean length", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
 _MOST_DRIFT = 0.2
 
+CHECKED = "Checked by code"
 COLUMNS = {
     "Preference pairs": (
         Column("pairs", ("pairs/pairs",), "{:,.0f}"),
@@ -63,10 +73,16 @@ COLUMNS = {
         Column("win rate", ("evaluation/win_rate",), "{:.0%}"),
         Column("interval", ("evaluation/win_rate_low", "evaluation/win_rate_high"), "{:.0%} to {:.0%}"),
         Column("at equal length", ("evaluation/controlled_win_rate",), "{:.0%}"),
+        Column(
+            "interval",
+            ("evaluation/controlled_win_rate_low", "evaluation/controlled_win_rate_high"),
+            "{:.0%} to {:.0%}",
+        ),
         Column("mean tokens", ("evaluation/mean_tokens",), "{:.0f}"),
         Column("distinct\N{NON-BREAKING HYPHEN}2", ("evaluation/distinct_2",), "{:.2f}"),
     ),
     "Its judge and people": (
+        Column("pairs", ("agreement/pairs",), "{:,.0f}"),
         Column("agreement", ("agreement/agreement",), "{:.1%}"),
         Column("interval", ("agreement/agreement_low", "agreement/agreement_high"), "{:.0%} to {:.0%}"),
         Column("by length", ("agreement/longer_agreement",), "{:.1%}"),
@@ -78,11 +94,10 @@ COLUMNS = {
         Column("before", ("base_perplexity/perplexity",), "{:.2f}"),
         Column("people's answers", ("imitation/perplexity",), "{:.2f}"),
         Column("interval", ("imitation/perplexity_low", "imitation/perplexity_high"), "{:.2f} to {:.2f}"),
+        Column("before", ("base_imitation/perplexity",), "{:.2f}"),
     ),
-    "Checked by code": (
+    CHECKED: (
         Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
-        Column("seen kinds", ("evaluation/pass_rate/seen",), "{:.0%}"),
-        Column("unseen kinds", ("evaluation/pass_rate/unseen",), "{:.0%}"),
         Column("points gained", ("evaluation/pass_gain",), "{:+.0%}"),
         Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0%} to {:+.0%}"),
     ),
@@ -124,6 +139,7 @@ def write_report(
     evaluation = iterations[-1]["evaluation"]
     comparisons = evaluation.read(Comparison)  # none where policy 0 is alone
     rows = [summary(iteration) for iteration in iterations]
+    judged = iterations[-1].get("judgements", iterations[-1]["held_out_judgements"])
     text = (
         _environment()
         .get_template("report.html.jinja")
@@ -137,7 +153,9 @@ def write_report(
             beginning=beginning(iterations[0]),
             evaluation=evaluation,
             grader=outside_judge(evaluation.manifest) or outside_judge(iterations[-1]["held_out_judgements"].manifest),
-            judge=outside_judge(iterations[-1]["judgements"].manifest) if iterations[1:] else None,
+            judge=outside_judge(judged.manifest),
+            asking=bool(judged.manifest.config["texts"]),
+            with_code=judged.manifest.config["judge"]["kind"] == "ensemble",
             columns=measured(rows),
             rows=rows,
             charts=[*charts.over_iterations(iterations), *charts.distributions(iterations)] if iterations[1:] else [],
@@ -161,7 +179,9 @@ def write_report(
 def measured(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[Column, ...]]:
     """The groups of columns of which anything was measured."""
     found = {name for row in rows for name in row}
-    return {group: cs for group, cs in COLUMNS.items() if any(name in found for c in cs for name in c.names)}
+    apart = [Column(category, (f"{PASS_RATE}{category}",), "{:.0%}") for category in pass_categories(rows)]
+    groups = COLUMNS | {CHECKED: (*COLUMNS[CHECKED], *apart)}
+    return {group: cs for group, cs in groups.items() if any(name in found for c in cs for name in c.names)}
 
 
 def beginning(first: Iteration) -> str:
@@ -216,14 +236,19 @@ def agreements(first: Iteration) -> list[str]:
     }
     return [
         _spaced(
-            f"{said[name]} puts {metrics['agreement']:.0%} of two answers as the people did who rated them "
-            f"({metrics['agreement_low']:.0%} to {metrics['agreement_high']:.0%}); preferring the longer one does "
+            f"{said[name]} puts {metrics['agreement']:.0%} of {metrics['pairs']} pairs of answers as the people did "
+            f"who rated them{_between(metrics)}, a tie counting one half; preferring the longer one does "
             f"{metrics['longer_agreement']:.0%}."
             + (f" {metrics['unscored']} of {metrics['answers']} answers have no score." if metrics["unscored"] else "")
         )
         for name in said
         if name in first and "agreement" in (metrics := first[name].metrics)
     ]
+
+
+def _between(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics["agreement_low"], metrics["agreement_high"]
+    return "" if low is None else f" ({low:.0%} to {high:.0%})"
 
 
 def find_examples(iteration: Iteration, count: int) -> list[Example]:

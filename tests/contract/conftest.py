@@ -63,7 +63,7 @@ MARKS = {"vllm": pytest.mark.vllm}
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with heads as large as all engines take, and a further end token that its greedy answers reach."""
     from selfreward.engines.base import Decoding, SampleRequest
-    from tests.contract.test_engines import PROMPTS
+    from tests.asking import PROMPTS
     from tests.tiny import save_tiny_model
 
     folder = save_tiny_model(tmp_path_factory.mktemp("contract") / "model", head_dim=32)

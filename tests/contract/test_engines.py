@@ -9,28 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from selfreward.engines.base import Completion, Decoding, Engine, SampleRequest
 from selfreward.errors import ModelError
 from selfreward.model.adapters import Adapter
 from selfreward.model.models import Models
-from tests.unit.test_adapters import train
+from tests.adapters import train
+from tests.asking import PROMPTS, ignore, requests
 
-PROMPTS = ["Name a colour.", "Why is the sky blue? Answer in one sentence.", "Hi", "List three rivers, one a line."]
 GREEDY = Decoding(0.0, 1.0, 10)
 WARM = Decoding(0.7, 0.9, 10)
 CHOICES = [20, 21, 22, 2]
 CLOSE = 1e-3  # nats, between two ways to compute the same in float32
-
-
-def ignore(units: float, tokens: int) -> None:
-    """Progress that nobody watches."""
-
-
-def requests(engine: Engine, answers: int = 3) -> list[SampleRequest]:
-    rendered = [engine.chat.render(prompt) for prompt in PROMPTS]
-    return [SampleRequest(ids, [2**62 + 100 * i + k for k in range(answers)]) for i, ids in enumerate(rendered)]
 
 
 def ids(made: Sequence[Sequence[Completion]]) -> list[list[list[int]]]:
@@ -205,13 +197,11 @@ def test_an_adapter_changes_results_and_each_is_itself_in_whatever_order_they_ar
         assert found[one] != pytest.approx(found[other], abs=0.05)
 
 
-def test_an_adapter_is_the_low_rank_product_that_its_files_hold(
-    engine: Engine, adapters: list[Adapter], model: Path
-) -> None:
+def test_an_adapter_is_what_peft_makes_of_its_files(engine: Engine, adapters: list[Adapter], model: Path) -> None:
     prompts, completions = [[5, 6, 7], [8, 9]], [[20, 21, 22, 23], [24]]
-    with Models(model, "float32", "cpu").policy(adapters[0]) as policy:
-        plain: Any = policy
-        expected = [given_logprobs(plain, p, c) for p, c in zip(prompts, completions, strict=True)]
+    base = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
+    plain: Any = PeftModel.from_pretrained(base, str(adapters[0].folder)).eval()
+    expected = [given_logprobs(plain, p, c) for p, c in zip(prompts, completions, strict=True)]
     for row, right in zip(engine.logprobs(prompts, completions, adapters[0], ignore), expected, strict=True):
         assert row == pytest.approx(right, abs=CLOSE)
 

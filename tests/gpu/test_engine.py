@@ -20,7 +20,7 @@ from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.model.attention import Ends, has_ragged, ragged, sdpa
 from selfreward.model.models import Models
-from tests.unit.test_forward import ROWS, last_states, nothing
+from tests.forwards import ROWS, last_states, nothing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

@@ -38,7 +38,7 @@ def test_a_planted_prompt_stops_the_run_before_anything_is_made_of_it(planted: R
         ContaminationError, match=r"^1 of 6 prompts are in an evaluation: .* of held_out; take them out"
     ):
         run_loop(planted, recorder)
-    assert "pairs" not in recorder.computed
+    assert recorder.computed[-1] == "prompts"  # the gate is next
 
 
 def test_dropped_it_is_not_asked(planted: RunConfig) -> None:

@@ -94,9 +94,14 @@ def test_each_metric_fits_one_axis_and_a_run_that_failed_is_not_shown_as_finishe
     recorder = Recorder()
     monkeypatch.setattr("wandb.init", lambda **_: recorder)
     dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, pytest.fail)
-    for number, iteration in enumerate(run_loop(tiny_config)):
+    made = run_loop(tiny_config)
+    for number, iteration in enumerate(made):
         dashboard.log(number, iteration)
+        shown = {"iteration": number, **summary(iteration)}
+        assert any(shown.items() <= values.items() for values in recorder.logged)
     dashboard.finish(failed=failed)
+    curve = [values["steps/loss"] for values in recorder.logged if "steps/loss" in values]
+    assert curve == made[1]["policy"].metrics["loss"]
     assert recorder.exit_code == int(failed)
     for name in {name for values in recorder.logged for name in values} - {"iteration"}:
         (fitting,) = [axis for axis in recorder.axes if fnmatch(name, axis) and axis != "steps/step"]

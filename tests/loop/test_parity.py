@@ -153,6 +153,7 @@ def test_an_engine_is_used_after_it_was_measured_and_not_started_again(
 
     use(Watched, tiny_config, monkeypatch)
     run_loop(tiny_config)
+    assert happened.count("measured") == 2  # under policies 0 and 1
     for place in [place for place, name in enumerate(happened) if name == "measured"]:
         assert happened[place + 1] == "used"
 

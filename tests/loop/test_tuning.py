@@ -13,6 +13,7 @@ import torch
 from selfreward.config import LoraConfig, MemoryConfig, RunConfig, SpeedConfig, TuningConfig
 from selfreward.errors import ConfigError, TrainingError
 from selfreward.records import Demonstration, Rating
+from selfreward.stages.tune import tune_on
 from selfreward.store import Metrics, Work
 from selfreward.store.observer import NoMeter
 from selfreward.tracking.metrics import outside_judge
@@ -206,6 +207,7 @@ def test_what_the_base_model_was_before_is_measured_too(people: RunConfig) -> No
     assert made["base_agreement"].manifest.parents["policy"] == base
     assert made["base_imitation"].manifest.parents["policy"] == base
     assert made["base_imitation"].metrics["texts"] == made["imitation"].metrics["texts"]
+    assert made["base_parity"].manifest.parents["policy"] == base
 
 
 @pytest.mark.parametrize(("half", "left"), [("most_demonstrations", "ratings"), ("most_ratings", "demonstrations")])
@@ -215,6 +217,25 @@ def test_each_half_can_be_learned_alone_and_both_are_still_measured(people: RunC
     (made,) = run_loop(people)
     assert made["policy"].metrics["examples"] == len(made[left].read(record(left)))
     assert {"agreement", "imitation", "base_agreement", "base_imitation"} <= made.keys()
+
+
+@pytest.mark.parametrize(("most_ratings", "weight"), [(None, 4.0), (0, 1.0)])
+def test_beside_ratings_an_answer_weighs_more(
+    people: RunConfig, monkeypatch: pytest.MonkeyPatch, most_ratings: int | None, weight: float
+) -> None:
+    people.tuning.most_ratings, people.tuning.epochs = most_ratings, 1
+    taught: list[Example] = []
+
+    def noted(examples: list[Example], *others: Any) -> Metrics:
+        taught.extend(examples)
+        return tune_on(examples, *others)
+
+    monkeypatch.setattr("selfreward.stages.tune.tune_on", noted)
+    run_loop(people)
+    answers = [example for example in taught if len(example.completion_ids) > 1]  # a score is one token
+    assert {example.weight for example in answers} == {weight}
+    scores = {example.weight for example in taught if example not in answers}
+    assert scores == ({1.0} if most_ratings is None else set())
 
 
 def test_no_prompt_to_measure_by_is_learned_from(people: RunConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError, GenerationError
-from selfreward.records import Candidate, Chunk, Prompt, Rephrasing
-from selfreward.stages.pretrain import blocks, fill_up
-from tests.loop.helpers import Recorder, run_loop
+from selfreward.model import model_files
+from selfreward.records import Candidate, Chunk, Prompt, Proposal, Rephrasing
+from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
+from selfreward.stages.pretrain import blocks, fill_up, pretrain
+from selfreward.stages.settings import StageSettings
+from selfreward.store import Metrics, Stage, Store
+from selfreward.training.examples import Example
+from tests.loop.helpers import Recorder, make_store, run_loop
+from tests.unit.making import artifact
 
 
 @pytest.fixture
@@ -38,13 +45,14 @@ def test_the_loop_goes_on_with_prompts_that_the_policy_wrote(writing: RunConfig,
     assert metrics["looked_at"] == len(written) + sum(metrics["left_out"].values())
 
 
-def test_what_the_gate_drops_is_written_anew(writing: RunConfig) -> None:
-    writing.generation.resemblance = writing.generation.most_rouge = 1.0
-    writing.gate.resemblance = 0.02  # of noise, texts that share one word triple are near
+def test_what_the_gate_drops_is_written_anew(writing: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing.gate.language = "de"
+    monkeypatch.setattr("selfreward.stages.gate.language", lambda text: ("de", "en")[len(text) % 2])  # noise has none
     recorder = Recorder()
     _, made = run_loop(writing, recorder)
     assert made["prompts"].metrics["prompts"] == writing.prompts.per_iteration
-    assert made["source"].metrics["prompts"] >= made["prompts"].metrics["prompts"]
+    assert made["source"].metrics["prompts"] > made["prompts"].metrics["prompts"]
+    assert recorder.computed.count("gate") > 1
 
 
 def test_where_the_gate_lets_none_of_a_round_through_the_next_is_written(
@@ -65,6 +73,7 @@ def test_later_iterations_write_other_prompts_and_are_shown_the_earlier_ones(wri
     one, other = ({p.prompt for p in made["source"].read(Prompt)} for made in (first, second))
     assert not one & other
     assert second["source"].manifest.parents["iteration_1"] == first["source"].reference
+    assert one <= {text for proposal in second["proposals_0"].read(Proposal) for text in proposal.shown}
 
 
 def test_a_policy_that_writes_too_little_stops_the_run_and_says_why(writing: RunConfig) -> None:
@@ -127,6 +136,33 @@ def test_blocks_are_of_one_length_and_together_the_texts(texts: list[list[int]],
     made = blocks(texts, size)
     assert [token for block in made for token in block] == [token for text in texts for token in text]
     assert all(len(block) == size for block in made[:-1]) and all(0 < len(block) <= size for block in made)
+
+
+def test_real_texts_and_rephrasings_are_learned_from_half_and_half(
+    reading: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, settings = Store(Path(reading.output_dir), make_store(reading).tools), StageSettings(reading)
+    texts = ["The sea is deep and cold.", "A lock keeps a door shut.", "Nobody may learn this: zebra."]
+    chunks = [Chunk(str(n), str(n), text, 9, held_out=n == 2) for n, text in enumerate(texts)]
+    said = {"Cold and deep, that is the sea, and it is wide.": "", "zebra zebra zebra": "is a copy"}
+    rephrasings = [Rephrasing(str(n), "easy", *one, None, None) for n, one in enumerate(said.items())]
+    parents = {
+        "policy": store.run(BASE_POLICY, BasePolicyIdentity(model_files.identify(Path(reading.model.name), "float32"))),
+        "chunks": artifact(store, "chunks", chunks, Chunk),
+        "rephrasings": artifact(store, "rephrasings", rephrasings, Rephrasing),
+    }
+    taught: list[int] = []
+
+    def noted(examples: list[Example], *others: Any) -> Metrics:
+        taught.extend(token for example in examples for token in (*example.prompt_ids, *example.completion_ids))
+        return {}
+
+    monkeypatch.setattr("selfreward.stages.pretrain.tune_on", noted)
+    learned = store.run(Stage("taught", 1, pretrain), settings.pretraining, parents, 0).metrics
+    chat = store.tools.local_engine.chat
+    assert learned["real_tokens"] == learned["rephrased_tokens"] == sum(len(chat.answer(text)) for text in texts[:2])
+    assert len(taught) == 2 * learned["real_tokens"]
+    assert "zebra" not in chat.decode(taught)
 
 
 def test_a_share_of_rephrasings_that_is_not_there_is_an_error_that_names_it(reading: RunConfig) -> None:

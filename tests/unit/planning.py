@@ -9,6 +9,7 @@ from transformers.models.llama import LlamaConfig
 
 from selfreward.config import RunConfig
 from selfreward.memory.shapes import model_config
+from tests.settings import override
 
 LLAMA_8B = model_config("meta-llama/Meta-Llama-3-8B-Instruct", None)
 LLAMA_70B = model_config("meta-llama/Meta-Llama-3-70B-Instruct", None)
@@ -34,12 +35,3 @@ def default(**overrides: Any) -> RunConfig:
     for key, value in overrides.items():
         override(cfg, key.replace("__", "."), value)
     return cfg
-
-
-def override(cfg: RunConfig, key: str, value: Any) -> None:
-    *groups, name = key.split(".")
-    group: Any = cfg
-    for part in groups:
-        group = getattr(group, part)
-    assert hasattr(group, name), key
-    setattr(group, name, value)

@@ -17,7 +17,11 @@ from selfreward.tracking.metrics import Iteration
 SCRIPT = "<script>alert(1)</script>"
 SETTINGS = {"seed": 0, "name": SCRIPT, "train": {"beta": 0.1, "lora": {"r": 16}}, "model": {"revision": None}}
 
-ASKED = {"texts": ["Grade it."], "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None, "model": None}}
+ASKED = {
+    "judge": {"kind": "rubric"},
+    "texts": ["Grade it."],
+    "engine": {"kind": "hf", "merge_adapter": False, "tokenizer": None, "model": None},
+}
 TAKEN = {
     "origin": "p.jsonl",
     "prompts": 11,
@@ -27,9 +31,16 @@ TAKEN = {
 GATED = {"came": 11, "prompts": 9, "left_out": {"is a near duplicate": 2}, "redacted": {"e-mail": 1}}
 GATED |= {"examples_left_out": {"is a near duplicate": [f"again {SCRIPT}"]}, "languages": {"en": 9}}
 GATED |= {"words": [4, 6, 9], "mean_words": 6.3, "distinct_1": 0.8, "distinct_2": 0.9, "self_bleu": 0.1}
-AGREED = {"pairs": 40, "agreement": 0.7, "agreement_low": 0.6, "agreement_high": 0.8, "longer_agreement": 0.66}
+AGREED = {
+    "pairs": 40,
+    "agreement": 0.7,
+    "agreement_low": 0.6,
+    "agreement_high": 0.8,
+    "longer_agreement": 0.66,
+    "agreement_ties": 0.1,
+}
 AGREED |= {"pairs_alike": 9, "agreement_alike": 0.6, "agreement_alike_low": 0.4, "agreement_alike_high": 0.8}
-AGREED |= {"longer_agreement_alike": 0.5, "answers": 50, "unscored": 0}
+AGREED |= {"longer_agreement_alike": 0.5, "agreement_ties_alike": 0.2, "answers": 50, "unscored": 0}
 PARITY = {"difference": 0.012, "largest_difference": 0.25, "rounding": 0.01, "adapter_share": None}
 
 

@@ -17,9 +17,9 @@ from selfreward.errors import ConfigError, ModelError
 from selfreward.model.adapters import SETTINGS, WEIGHTS, Adapter
 from selfreward.model.lora import save_adapter
 from selfreward.model.models import Models
-from tests.unit.test_hf_engine import ignore, requests
+from tests.adapters import LORA, train
+from tests.asking import ignore, requests
 
-LORA = LoraConfig(r=4, alpha=8)
 COMPLETIONS = [[20, 21, 22], [23, 24], [25], [26, 27, 28, 29]]
 
 
@@ -32,18 +32,6 @@ def models(tiny_model: Path) -> Models:
 @pytest.fixture
 def engine(models: Models) -> HFEngine:
     return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)
-
-
-def train(models: Models, folder: Path, seed: int = 0, lora: LoraConfig = LORA) -> Adapter:
-    """An adapter that changes something: what training writes, its second factor drawn at random."""
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    with models.trainable(None, lora, seed) as model, torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-        save_adapter(model, folder)
-    return Adapter(folder.name, folder)
 
 
 def logprobs(engine: HFEngine, adapter: Adapter | None) -> list[float]:
@@ -223,7 +211,7 @@ def test_a_merged_adapter_samples_nearly_as_it_does_beside_the_weights(
 ) -> None:
     adapter = train(models, tmp_path / "one")
     merging = HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=True)
-    asked, decoding = requests(engine), Decoding(0.9, 0.95, 6)
+    asked, decoding = requests(engine), Decoding(0.3, 0.9, 6)  # of few tokens: rounding seldom swaps any
     beside = [c for row in engine.sample(asked, decoding, adapter, ignore) for c in row]
     merged = [c for row in merging.sample(asked, decoding, adapter, ignore) for c in row]
     for one, other in zip(beside, merged, strict=True):

@@ -29,6 +29,7 @@ def test_a_judge_that_can_not_tell_is_half_right_and_one_without_a_score_is_not_
     rated = ratings("a", ("low", 1), ("high", 5), ("middle", 3))
     pairs = rated_pairs(rated, [2.0, 2.0, None])
     assert [(pair.better, pair.worse, pair.agrees) for pair in pairs] == [("high", "low", 0.5)]
+    assert agreement_metrics(pairs, 200, 0.95, 0)["agreement_ties"] == 1
 
 
 def test_the_longer_answer_is_a_judge_too_and_like_lengths_are_looked_at_apart() -> None:
@@ -63,5 +64,6 @@ def test_pairs_of_one_conversation_are_drawn_together() -> None:
 
 def test_without_pairs_of_like_length_nothing_is_said_of_them() -> None:
     metrics = agreement_metrics(rated_pairs(ratings("a", ("x" * 10, 5), ("x", 1)), [1, 0]), 200, 0.95, 0)
+    assert metrics["agreement_low"] is None  # nor does one conversation say how others would come out
     assert metrics["pairs_alike"] == 0
     assert "agreement_alike" not in metrics

@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from selfreward.engines.local.blocked_linear import blocked, can_block
 from selfreward.model.fused_lora import fuse_adapters
 from selfreward.model.head import Head
+from tests.adapters import randomise
 from tests.unit.planning import tiny
-from tests.unit.test_fused_lora import randomise
 
 STEP = torch.tensor([[5], [9], [44]])
 TEXT = torch.arange(3, 27).view(2, 12)

@@ -11,6 +11,7 @@ from selfreward.config import EngineConfig, PromptsConfig, RunConfig, artifacts_
 from selfreward.errors import ConfigError
 from selfreward.kinds import KINDS, check_settings
 from selfreward.validation import check_folders, validate
+from tests.settings import override
 
 
 @pytest.fixture
@@ -19,15 +20,6 @@ def cfg(tmp_path: Path) -> RunConfig:
     cfg = RunConfig(output_dir=str(tmp_path / "outputs" / "run"), prompts=PromptsConfig(kind="seed_pool"))
     cfg.model.name = "somewhere"
     return cfg
-
-
-def override(cfg: RunConfig, key: str, value: Any) -> None:
-    *groups, name = key.split(".")
-    settings: Any = cfg
-    for group in groups:
-        settings = getattr(settings, group)
-    assert hasattr(settings, name)
-    setattr(settings, name, value)
 
 
 def test_the_defaults_are_all_right(cfg: RunConfig) -> None:

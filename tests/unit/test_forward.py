@@ -17,13 +17,7 @@ from selfreward.engines.local.padded_forward import PaddedForward
 from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.model.attention import KERNELS, Ends, is_exchangeable
 from selfreward.model.models import Models
-
-PREFIX = list(range(20, 40))
-ROWS = [[*PREFIX, 7, 8, 9], [*PREFIX, 7, 10], [5, 6], [*PREFIX, *range(60, 75), 3], [*PREFIX, *range(60, 75), 4, 5]]
-
-
-def nothing() -> None:
-    """Memory that never runs out."""
+from tests.forwards import PREFIX, ROWS, last_states, nothing
 
 
 def ragged_one_by_one(
@@ -73,14 +67,6 @@ def model(request: pytest.FixtureRequest, tiny_model: Path, monkeypatch: pytest.
 def both(model: Any) -> Iterator[tuple[Forward, Forward]]:
     with torch.inference_mode():
         yield SharedForward(model, 40, nothing), PaddedForward(model, 0, 40, nothing)
-
-
-def last_states(forward: Forward, rows: list[list[int]]) -> torch.Tensor:
-    with forward.ready():
-        found = {
-            row: state for batch, states in forward.last_states(rows) for row, state in zip(batch, states, strict=True)
-        }
-    return torch.stack([found[row] for row in range(len(rows))])
 
 
 def test_last_states_are_the_same_however_they_are_computed(both: tuple[Forward, Forward]) -> None:

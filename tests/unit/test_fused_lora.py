@@ -15,6 +15,7 @@ from torch import Tensor
 from selfreward.config import LoraConfig
 from selfreward.model.fused_lora import fuse_adapters
 from selfreward.model.models import Models
+from tests.adapters import randomise
 
 IDS = torch.arange(3, 27).view(2, 12)
 FUSED = "_LoraLinearBackward"
@@ -38,15 +39,6 @@ def with_adapter(dtype: torch.dtype = torch.float32, **others: Any) -> Any:
     settings: dict[str, Any] = {"r": 3, "lora_alpha": 6, "target_modules": ["first", "second"]}
     model: Any = peft.get_peft_model(Layers().to(dtype), peft.LoraConfig(**settings | others))
     return randomise(model)
-
-
-def randomise(model: Any, seed: int = 0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
 
 
 def fused(model: Any) -> Any:

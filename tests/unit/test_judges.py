@@ -31,8 +31,8 @@ from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
 from selfreward.store import Artifact, Store
 from tests.tiny import save_random_llama
+from tests.tokenizers import byte_level, metaspace, save
 from tests.unit.making import artifact, candidate, tools
-from tests.unit.test_chat import byte_level, metaspace, save
 
 CANDIDATES = [
     candidate("a", 0, "Blue."),

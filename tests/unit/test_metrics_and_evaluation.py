@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfreward.cap import GIB
 from selfreward.hygiene.diversity import distinct_n
 from selfreward.intervals import Interval, bootstrap, bootstrap_ratio, length_controlled, sign_test
 from selfreward.records import Candidate, Judgement
@@ -18,7 +19,7 @@ from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.evaluate import EVALUATE, EvaluationIdentity, duel_metrics
 from selfreward.store import Artifact, Cost, Manifest, Metrics, Store
 from selfreward.tracking.console import sparkline
-from selfreward.tracking.metrics import GIB, NAMES, cost, summary
+from selfreward.tracking.metrics import NAMES, cost, summary
 from tests.unit.making import artifact, candidate, comparison, judgement, tools
 
 # Diversity
@@ -278,12 +279,15 @@ def test_a_sparkline_has_a_bar_for_each_count_and_shows_any_above_zero(counts: l
 def test_of_groups_of_one_the_ratio_is_a_mean() -> None:
     values = [0.0, 1.0, 1.0, 0.5] * 20
     ratio, mean = bootstrap_ratio(values, [1] * 80, 4000, 0.9, 0), bootstrap(values, 4000, 0.9, 0)
+    assert ratio
     assert (ratio.low, ratio.high) == pytest.approx((mean.low, mean.high), abs=0.02)
 
 
 def test_what_comes_in_groups_is_known_less_well() -> None:
     apart = bootstrap_ratio([1.0, 0.0] * 20, [1] * 40, 2000, 0.9, 0)
     together = bootstrap_ratio([10.0, 0.0] * 2, [10] * 4, 2000, 0.9, 0)
+    assert apart and together
+    assert bootstrap_ratio([10.0], [10], 2000, 0.9, 0) is None  # one group alone says nothing of others
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from selfreward.tracking.charts import over_iterations
-from selfreward.tracking.console import final_table
-from selfreward.tracking.metrics import Iteration, outside_judge
+from selfreward.tracking.console import final_table, iteration_table
+from selfreward.tracking.metrics import Iteration, outside_judge, summary
 from selfreward.tracking.report import agreements, drift, duel_outcome, outcome, passes
 from tests.unit.reporting import AGREED, SCRIPT, Maker, duel
+
+
+def shown(table: Table) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
 
 
 @pytest.mark.parametrize(
@@ -44,10 +52,25 @@ def test_held_out_prompts_that_were_too_long_are_told(tmp_path: Path) -> None:
 def test_a_score_of_some_answers_says_of_how_many(tmp_path: Path) -> None:
     first = Maker(tmp_path).first()
     first["evaluation"].metrics["scored"] = 9
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(final_table([first]))
-    assert "2.00 (9 of 24)" in captured.get()
+    assert "2.00 (9 of 24)" in shown(final_table([first]))
+
+
+def test_an_iteration_is_told_with_what_length_explains(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    last = maker.trained([], [], [], [duel()])
+    last["judgements"].metrics["score_histogram"] = [0] * 10
+    told = shown(iteration_table(last))
+    assert "46 % [25, 67] over policy 0: nothing was shown; by length alone 60 %, at equal length 44 % [30, 60]" in told
+    assert "loss 0.693 to 0.600, reward margin +0.100, accuracy 100 %" in told
+    assert "46 % [25, 67]" in shown(final_table([maker.first(), last]))
+
+
+def test_of_one_step_alone_nothing_is_told_that_it_did(tmp_path: Path) -> None:
+    last = Maker(tmp_path).trained([], [], [], [duel()])
+    last["judgements"].metrics["score_histogram"] = [0] * 10
+    last["policy"].metrics.update(steps=1, loss=[0.693], reward_margin=[0.0], reward_accuracy=[0.0])
+    assert "loss 0.693 before the one step that was taken" in shown(iteration_table(last))
+    assert not {"train/loss_last", "train/reward_margin", "train/reward_accuracy"} & summary(last).keys()
 
 
 @pytest.mark.parametrize(("texts", "judge"), [((), None), (("A rubric.",), "an independent judge")])
@@ -95,8 +118,8 @@ def test_answers_that_drift_by_more_than_a_fifth_are_named(tmp_path: Path) -> No
 def test_judges_that_are_no_policys_are_held_against_people_too(tmp_path: Path) -> None:
     first = {"base_agreement": Maker(tmp_path).artifact("agreements", AGREED)}
     assert [said.replace("\N{NO-BREAK SPACE}", " ") for said in agreements(first)] == [
-        "The judge of the base model puts 70 % of two answers as the people did who rated them (60 % to 80 %); "
-        "preferring the longer one does 66 %."
+        "The judge of the base model puts 70 % of 40 pairs of answers as the people did who rated them (60 % to 80 %), "
+        "a tie counting one half; preferring the longer one does 66 %."
     ]
     assert agreements({}) == []
 

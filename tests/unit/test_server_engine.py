@@ -20,15 +20,12 @@ from selfreward.errors import ModelError, ServerError
 from selfreward.explain import explain
 from selfreward.model.adapters import Adapter
 from selfreward.model.chat import Chat
+from tests.asking import ignore
 from tests.faults import END, SLOW_SECONDS, Script, expected_ids, serving
 
 DECODING = Decoding(0.7, 0.9, 6)
 ASKED = [SampleRequest([5, 6, i], [10 * i + k for k in range(1 + i % 3)]) for i in range(12)]
 ALL = sum(len(request.seeds) for request in ASKED)
-
-
-def ignore(units: float, tokens: int) -> None:
-    """Progress that nobody watches."""
 
 
 def answers(asked: list[SampleRequest], *, seeded: bool = True) -> list[list[Completion]]:
@@ -154,7 +151,7 @@ def test_pauses_grow_from_attempt_to_attempt(script: Script, url: str, chat: Cha
 
 
 def test_a_server_that_goes_away_in_the_middle_and_comes_back_loses_nothing(chat: Chat) -> None:
-    before, after = Script(faults=["dies"]), Script()
+    before, after = Script(faults=["dies"], seconds=0.05), Script()
     with serving(before) as url:
         engine = engine_at(url, chat, retries=8, concurrency=2)
         engine.score([[5]], [20], None, ignore)  # it is known by now
@@ -162,7 +159,9 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_loses_nothing(chat
         made: list[list[list[Completion]]] = []
         thread = threading.Thread(target=lambda: made.append(engine.sample(ASKED, DECODING, None, ignore)))
         thread.start()
+        deadline = time.monotonic() + 60
         while len(before.answered) < 4:
+            assert thread.is_alive() and time.monotonic() < deadline
             time.sleep(0.001)
     time.sleep(0.1)  # nobody listens
     with serving(after, port):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from selfreward.judges import rubric
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import judgements_identity
 from selfreward.store import Identity
+from tests.settings import override
 from tests.unit.dry_runs import (
     EVALUATION,
     HELD_OUT,
@@ -138,11 +140,7 @@ IDENTITY = READ_INTO_IDENTITY | {key for key, is_identity in _settings(RunConfig
 
 
 def _alter(cfg: RunConfig, key: str) -> None:
-    *groups, name = key.split(".")
-    settings: Any = cfg
-    for group in groups:
-        settings = getattr(settings, group)
-    setattr(settings, name, SPECIAL.get(key, _other(getattr(settings, name))))
+    override(cfg, key, SPECIAL.get(key, _other(attrgetter(key)(cfg))))
 
 
 def _other(value: Any) -> Any:

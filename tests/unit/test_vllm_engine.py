@@ -21,7 +21,8 @@ from selfreward.memory.table import plan_table
 from selfreward.model.chat import Chat
 from selfreward.stages.tools import Tools
 from tests.loop.helpers import make_store
-from tests.unit.planning import LLAMA_8B, default, override, short, tiny
+from tests.settings import override
+from tests.unit.planning import LLAMA_8B, default, short, tiny
 
 SERVING = Serving(Path("/model"), "bfloat16", rank=16, longest=1000, cache_bytes=1 << 30, requests=64, gpu_share=0.8)
 
