@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from selfreward.config import RunConfig, schema_key
@@ -20,6 +21,9 @@ MISTAKES = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
 
 def explain(error: BaseException) -> str:
     """One line for any of `MISTAKES`."""
+    if isinstance(error, OverrideParseException):
+        key = error.override.partition("=")[0]
+        return f"{error.override}: can't be read; put the value in quotes of its own, \"{key}='...'\""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; check that it can be read and written"
     if match := re.match(r"Could not override '([^']+)'|Error merging override \+(engines[^=]*)=", str(error)):
@@ -35,6 +39,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, SelfRewardError):
         return error.exit_code
     return 2 if isinstance(error, (HydraException, OmegaConfBaseException)) else 1
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clear what the frames hold that an error came through, and those before it: Hydra keeps a failed point's error to
+    the end of a sweep, and with it a model."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def unknown_key(key: str) -> ConfigError:

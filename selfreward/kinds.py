@@ -11,7 +11,7 @@ from selfreward.generation import WAYS
 from selfreward.generation.evolve import operations
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
-from selfreward.roles import all_engines, check_engines
+from selfreward.roles import all_engines, check_all_used, check_engines
 from selfreward.seeds.formats import FORMATS
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
@@ -40,3 +40,4 @@ def check_settings(cfg: RunConfig) -> None:
     processes = 1 if cfg.launch.kind == "single" else cfg.launch.processes
     check_spread(cfg.train, processes)
     check_shared_engines(cfg, processes)
+    check_all_used(cfg)

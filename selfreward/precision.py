@@ -6,7 +6,7 @@ from pathlib import Path
 
 _INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 """By which a CPU multiplies in bfloat16, as Linux names them: two of x86, and Arm's."""
-_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+_GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))  # the last under Windows
 
 
 def fast_dtype(device: str, cpu: Path = Path("/proc/cpuinfo")) -> str:

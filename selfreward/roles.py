@@ -36,6 +36,15 @@ def all_engines(cfg: RunConfig) -> dict[str, EngineConfig]:
     return {settings_key(name): settings_of(cfg, name) for name in (None, *cfg.engines)}
 
 
+def check_all_used(cfg: RunConfig) -> None:
+    """Raise `ConfigError` for a further engine that plays no role: it would be forgotten without a word."""
+    playing = {engine_name(cfg, role) for role in ("judge", "evaluation")}
+    for name in cfg.engines:
+        if name not in playing:
+            remedy = f"it plays no role; set judge.engine={name} or evaluation.engine={name}, or leave it out"
+            raise ConfigError(f"engines.{name}", cfg.engines[name].kind, remedy)
+
+
 def check_engines(cfg: RunConfig) -> None:
     """Raise `ConfigError` for a role that no engine plays, or an engine that can't play its own."""
     for role in ("judge", "evaluation"):

@@ -32,6 +32,9 @@ _LOOKED_AT = 100
 """Rows in which a column is looked for before its name is said to be wrong."""
 
 
+NOT_UTF_8 = "holds text that is not UTF-8"
+
+
 class RowError(ValueError):
     """A row that can't be used: what is wrong with it, in words that are the same for all such rows."""
 
@@ -46,6 +49,12 @@ class Skipped:
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def said(self) -> str:
+        """The reasons with their counts, in brackets; empty where nothing was left out."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.items())
+        return f" ({reasons})" if reasons else ""
 
     def add(self, reason: str, place: str) -> None:
         """Count what stands there."""
@@ -187,6 +196,8 @@ def _decoded(line: bytes) -> Any:
     try:
         row = json.loads(line.decode("utf-8-sig"))  # some editors begin a file with a mark of its encoding
         json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, but no text
+    except UnicodeDecodeError as error:
+        raise RowError(NOT_UTF_8) from error
     except (ValueError, RecursionError) as error:
         raise RowError("is not JSON text") from error
     return row
@@ -207,4 +218,4 @@ def _row_at(batch: pa.RecordBatch, place: int) -> dict[str, Any]:
     try:
         return batch.slice(place, 1).to_pylist()[0]
     except UnicodeDecodeError as error:
-        raise RowError("holds text that is not UTF-8") from error
+        raise RowError(NOT_UTF_8) from error

@@ -22,7 +22,7 @@ from selfreward.cap import MemoryMeter, available_gb, let_segments_grow
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
-from selfreward.explain import MISTAKES, check_keys, exit_code, explain
+from selfreward.explain import MISTAKES, check_keys, exit_code, explain, let_go
 from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
 from selfreward.launch import launch
@@ -71,6 +71,9 @@ def _command(cfg: DictConfig) -> float:
         typed: Any = OmegaConf.to_object(cfg)
         return run(typed, settings, Path(hydra_config.runtime.output_dir if sweeping else typed.output_dir))
     except MISTAKES as error:
+        if sweeping:
+            _complain(f"this point of the sweep failed: {explain(error)}", exit_code(error))
+            let_go(error)
         if sweeping or _SHOWS_TRACEBACK:
             raise
         _fail(error)  # past Hydra, which would add a line of its own
@@ -115,6 +118,7 @@ def follow(cfg: RunConfig, pool: Pool, settings: dict[str, Any], folder: Path, g
         console = RunConsole(folder / LOG)
         try:
             console.say(f"selfreward: policy {cfg.iteration} of {cfg.model.name} in {cfg.model.dtype}, in {folder}")
+            console.say(f"artifacts, which runs share, in {artifacts_dir(cfg)}")
             steps = _steps(cfg, pool, folder, console, console.say, group)
             write_settings(folder, settings)
             iterations = mirror(cfg, settings, folder, console, steps)

@@ -118,6 +118,8 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
             elif fault == "fewer log-probabilities":
                 choice["logprobs"]["token_logprobs"] = [*choice["logprobs"]["token_logprobs"][:-1], None]
                 self._reply({"choices": [choice]})
+            elif fault == "no log-probabilities":
+                self._reply({"choices": [choice | {"logprobs": None}]})
             elif fault == "broken off":
                 self._reply({"choices": [choice | {"finish_reason": "abort"}]})
             else:

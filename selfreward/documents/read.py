@@ -8,7 +8,7 @@ from typing import Any
 
 from selfreward.config import DocumentsConfig
 from selfreward.errors import ConfigError
-from selfreward.rows import Row, Skipped, UnusedRowError, collect, rows_of, text_of
+from selfreward.rows import NOT_UTF_8, Row, RowError, Skipped, UnusedRowError, collect, rows_of, text_of
 from selfreward.store.identity import digest, file_sha256
 
 _SUFFIXES = (".txt", ".md", ".markdown")
@@ -37,7 +37,7 @@ def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str,
         raise ConfigError(
             "documents.path",
             path,
-            f"holds no text; name a folder with files that end in {kinds}, or a .jsonl or .parquet",
+            f"holds no text{skipped.said}; name a folder with files that end in {kinds}, or a .jsonl or .parquet",
         )
     return documents, skipped
 
@@ -60,8 +60,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _decoded(file: Path) -> str | bytes:
+    """A file's text, or its bytes where it is none. Raises `RowError` for text that is not UTF-8."""
     content = file.read_bytes()
     try:
         return content.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
-    except UnicodeDecodeError:
-        return content
+    except UnicodeDecodeError as error:
+        if b"\0" in content:
+            return content
+        raise RowError(NOT_UTF_8) from error

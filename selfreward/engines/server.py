@@ -242,7 +242,9 @@ def _likeliest(choice: Choice) -> dict[str, float]:
 def _numbers(choice: Choice, name: str, kind: Any) -> list[Any]:
     """What the log-probabilities of an answer hold under `name`, one entry a token."""
     logprobs = choice.get("logprobs")
-    values = logprobs.get(name) if isinstance(logprobs, dict) else None
+    if not isinstance(logprobs, dict) or logprobs.get(name) is None:
+        raise ServerError("the server gives no log-probabilities of tokens: take one that does, as vLLM")
+    values = logprobs[name]
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
         raise MalformedError(f"an answer without {name}")
     return values

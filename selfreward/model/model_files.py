@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -98,10 +99,16 @@ def _lack(folder: Path) -> str | None:
         return "config.json; name a folder that holds a model"
     if not any(folder.glob("*.safetensors")):
         return ".safetensors file, and no other format is read; convert it"
+    alone = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    if alone and find_spec("sentencepiece") is None:
+        return "tokenizer.json, and its tokenizer.model is read by another package; pip install sentencepiece"
     index = folder / "model.safetensors.index.json"
     if not index.is_file() or (folder / "model.safetensors").is_file():  # of the two, transformers takes the latter
         return None
-    shards = sorted({*json.loads(index.read_text())["weight_map"].values()})
+    try:
+        shards = sorted({*json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError):
+        return f"whole {index.name}; fetch the whole model"
     missing = next((shard for shard in shards if not (folder / shard).is_file()), None)
     return missing and f"{missing}, which {index.name} names; fetch the whole model"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError, first_line
-from selfreward.sources.pool import Pool, identify, make_pool
+from selfreward.sources.pool import Pool, columns, identify, make_pool
 from selfreward.store.identity import digest, file_sha256
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -44,5 +44,8 @@ def load(cfg: PromptsConfig, data: DataConfig) -> Pool:
         of = f"subset {cfg.subset}, " if cfg.subset else ""
         remedy = f"{of}split {cfg.split} can't be loaded ({reason}); check prompts.subset and prompts.split too"
         raise ConfigError("prompts.name", cfg.name, remedy) from error
+    wanted = sorted({column for column in columns(cfg) if column is not None})
+    if {*wanted} <= {*rows.column_names}:
+        rows = rows.select_columns(wanted)  # others may be sounds or pictures, which would be decoded for nothing
     numbered = ((f"{cfg.name}, row {number}", partial(dict, row)) for number, row in enumerate(rows, start=1))
     return make_pool(numbered, identify(cfg, content, data), cfg, data, cfg.name)

@@ -152,7 +152,7 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
     collect(rows, take, on_error=data.on_error, skipped=skipped, columns=needed, origin=origin)
     check_columns(present, named, origin)
     if not found:
-        raise ConfigError(source_key(cfg), origin, "holds no prompt; name a source with prompts in it")
+        raise ConfigError(source_key(cfg), origin, f"holds no prompt{skipped.said}; name a source with prompts in it")
     by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
     reserved = [prompt for prompt in by_id if prompt.prompt_id in marked] if cfg.held_out_column else by_id
     held_out = reserved[: cfg.held_out]

@@ -35,7 +35,7 @@ class DryStore(Store[Tools]):
     ) -> Artifact:
         references = {name: parent.reference for name, parent in (parents or {}).items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
-        enough = dict.fromkeys(("came", "prompts"), self.tools.cfg.prompts.per_iteration)
+        enough: dict[str, Any] = dict.fromkeys(("came", "prompts"), self.tools.cfg.prompts.per_iteration)
         manifest = Manifest(stage.name, stage.version, identifier, None, references, seed, {}, enough, Cost())
         return Artifact(Path(), manifest)
 

@@ -291,6 +291,10 @@ def test_what_sampling_recorded_is_the_reference_where_it_is_exact(
             {"engines": {"grader": EngineConfig("server", "x", base_url="http://h/v1", model="m", parity_limit=1.0)}},
             "engines.grader.parity_limit=1.0: an engine with a model of its own is not held against training; leave it",
         ),
+        (
+            {"engines": {"grader": EngineConfig()}},
+            "engines.grader=hf: it plays no role; set judge.engine=grader or evaluation.engine=grader, or leave it out",
+        ),
         ({"engine.tokenizer": "x"}, "engine.tokenizer=x: policies answer prompts, .*; put an outside one into engines"),
     ],
 )

@@ -87,8 +87,12 @@ def test_a_folder_of_texts_and_a_file_of_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "wrong"),
-    [(b"\xff\xfe\x00", "text is binary, not text"), (b" \n", "text is empty")],
-    ids=["bytes", "empty"],
+    [
+        (b"\xff\xfe\x00", "text is binary, not text"),
+        (b"caf\xe9", "holds text that is not UTF-8"),
+        (b" \n", "text is empty"),
+    ],
+    ids=["bytes", "Latin-1", "empty"],
 )
 def test_a_file_that_is_no_text_stops_with_its_name_or_is_counted(tmp_path: Path, content: bytes, wrong: str) -> None:
     (tmp_path / "good.txt").write_text("Fine.")
@@ -112,6 +116,12 @@ def test_rows_without_text_stop_with_their_number_or_are_counted(tmp_path: Path,
     found, skipped = read_documents(DocumentsConfig(str(path)), "skip")
     assert [text for _, text in found] == ["Fine."]
     assert skipped.counts == {"text is null": 1, "text is binary, not text": 1}
+
+
+def test_where_every_text_was_left_out_the_reasons_are_told(tmp_path: Path) -> None:
+    (tmp_path / "odd.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match=r"holds no text \(1 holds text that is not UTF-8\); name a folder"):
+        read_documents(DocumentsConfig(str(tmp_path)), "skip")
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -70,6 +70,23 @@ def test_a_folder_that_lacks_a_shard_is_refused_and_the_error_names_it(folder: P
     assert locate(str(folder), None) == folder
 
 
+def test_an_index_that_is_cut_short_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / SHARDS[0])
+    (folder / "model.safetensors.index.json").write_text(INDEX[:-9])
+    with pytest.raises(ConfigError, match=r"has no whole model.safetensors.index.json; fetch the whole model$"):
+        locate(str(folder), None)
+
+
+def test_a_tokenizer_that_another_package_reads_is_named_with_the_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    monkeypatch.setattr("selfreward.model.model_files.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"has no tokenizer.json, and its tokenizer.model .*; pip install sentencepi"):
+        locate(str(folder), None)
+
+
 def test_an_index_left_beside_weights_in_one_file_is_no_matter(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(INDEX)
     assert locate(str(folder), None) == folder

@@ -108,6 +108,14 @@ def test_a_folder_without_a_tokenizer_is_refused_in_one_line(theirs: Path) -> No
         Chat(theirs)
 
 
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\n", '{"version": "1.0"}'])
+def test_a_tokenizer_that_is_cut_short_is_refused_in_one_line(tiny_model: Path, tmp_path: Path, content: str) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "cut")
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelError, match=r"^\S+ can't be loaded \([^\n]+\): take a whole model [^\n]+$"):
+        Chat(folder)
+
+
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\nsize 9\n", b""])
 def test_weights_that_are_cut_short_are_refused_in_one_line(theirs: Path, content: bytes) -> None:
     """As a clone leaves them without git-lfs, and a copy that was broken off."""

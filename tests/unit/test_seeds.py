@@ -174,14 +174,20 @@ def test_rows_of_parquet_are_looked_at_like_lines(tmp_path: Path, value: Any, wr
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"prompt": "Hi"', b"\xff\xfe", b'"\\ud800"'], ids=["cut off", "bytes", "half a pair"]
+    ("line", "wrong"),
+    [
+        (b'{"prompt": "Hi"', "is not JSON text"),
+        (b"\xff\xfe", "holds text that is not UTF-8"),
+        (b'"\\ud800"', "is not JSON text"),
+    ],
+    ids=["cut off", "bytes", "half a pair"],
 )
-def test_a_line_that_is_no_json_text_is_named(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_no_json_text_is_named(tmp_path: Path, line: bytes, wrong: str) -> None:
     path = tmp_path / "people.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
-    with pytest.raises(DataError, match=r"^people.jsonl, line 3: is not JSON text; "):
+    with pytest.raises(DataError, match=f"^people.jsonl, line 3: {wrong}; "):
         ratings(path)
-    assert ratings(path, on_error="skip").skipped.counts == {"is not JSON text": 1}
+    assert ratings(path, on_error="skip").skipped.counts == {wrong: 1}
 
 
 def test_binary_columns_of_parquet_are_named_by_their_row(tmp_path: Path) -> None:

@@ -274,6 +274,13 @@ def test_a_server_that_does_not_echo_is_refused(script: Script, url: str, chat: 
         engine_at(url, chat).logprobs([[5, 6]], [[8]], None, ignore)
 
 
+def test_a_server_that_gives_no_log_probabilities_is_asked_once(script: Script, url: str, chat: Chat) -> None:
+    script.faults = ["no log-probabilities"]
+    with pytest.raises(ServerError, match="gives no log-probabilities of tokens: take one that does"):
+        engine_at(url, chat).sample(ASKED[:1], DECODING, None, ignore)
+    assert script.asked.total() == 1
+
+
 # Adapters
 
 

@@ -100,7 +100,7 @@ def test_a_file_that_can_not_be_used_is_an_error_that_says_what_is_wrong(
     ("line", "wrong"),
     [
         (b"not json", "is not JSON text"),
-        (b'"caf\xe9"', "is not JSON text"),
+        (b'"caf\xe9"', "holds text that is not UTF-8"),
         (b'"\\ud800"', "is not JSON text"),
         pytest.param(b"[" * 100_000, "is not JSON text", id="deeply nested"),
         (b"[1]", "is a list, not an object"),
