@@ -18,9 +18,8 @@ def load(kind: Any, source: Path | str, **how: Any) -> Any:
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **how)
     except Exception as error:
-        if (
-            not isinstance(error, (ValueError, KeyError, SafetensorError)) and type(error) is not Exception
-        ):  # as of tokenizers
+        of_the_files = isinstance(error, (ValueError, KeyError, SafetensorError))
+        if not of_the_files and type(error) is not Exception:  # tokenizers raises no other
             raise
         reason = first_line(error).partition(". ")[0].rstrip(".: ")  # what follows is how to run that code
         remedy = "take a whole model of a type that transformers knows; code that comes with one is never run"
