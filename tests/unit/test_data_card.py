@@ -48,7 +48,7 @@ def asked(tmp_path: Path, source: str, count: int = 25) -> DataCard:
             {"proposals": 30, "left out: is cut off": 12, "left out: is close to another": 7},
         ),
         ("about documents", "Questions that a policy asked about documents.", {"questions, for all iterations": 40}),
-        ("taken", "Taken from p.jsonl.", {"left out: prompt is null": 1}),
+        ("taken", "Taken from p.jsonl.", {"left out of the whole source: prompt is null": 1}),
     ],
 )
 def test_says_where_prompts_came_from_and_what_became_of_them(

@@ -165,12 +165,14 @@ def test_shows_how_far_the_judge_agrees_with_people_where_their_ratings_are_ther
     tmp_path: Path, iterations: list[Iteration]
 ) -> None:
     assert "Its judge and people" not in written(tmp_path, iterations)
-    trained = {**iterations[1], "agreement": Maker(tmp_path / "more").artifact("agreements", AGREED)}
-    html = written(tmp_path, [iterations[0], trained])
+    agreed = Maker(tmp_path / "more").artifact("agreements", AGREED)
+    first, trained = ({**iteration, "agreement": agreed} for iteration in iterations)
+    assert "<b>Its judge and people</b>" not in written(tmp_path, [first, iterations[1]])  # a judge that is no policy's
+    html = written(tmp_path, [first, trained])
     assert "<b>Its judge and people</b>" in html
     row = next(row for row in re.findall(r"<tr>.*?</tr>", html) if '<th scope="row">1</th>' in row)
     shown = re.sub(r"<.*?>", " ", row).replace("\N{NO-BREAK SPACE}", " ")
-    assert "70.0 % 60 % to 80 % 66.0 % 60.0 % 40 % to 80 %" in " ".join(shown.split())
+    assert "40 70.0 % 60 % to 80 % 66.0 % 60.0 % 40 % to 80 %" in " ".join(shown.split())
 
 
 def test_shows_the_share_of_answers_that_pass_where_they_are_checked(
@@ -193,7 +195,7 @@ def test_shows_where_prompts_came_from_and_what_became_of_them(tmp_path: Path, i
     assert "Taken from p.jsonl." in html
     assert "<li>Personal data is found by patterns: names and unusual forms pass.</li>" in html
     for name, count in [
-        ("left out: prompt is null", 1),
+        ("left out of the whole source: prompt is null", 1),
         ("came to the gate", 11),
         ("left out: is a near duplicate", 2),
         ("asked", 7),
