@@ -59,7 +59,7 @@ def _policies(manifest: Manifest) -> str:
     if "steps" not in metrics:
         return "the base model"
     taken = f"{metrics['pairs']} pairs" if "pairs" in metrics else f"{metrics['examples']} examples"
-    return f"{metrics['steps']} steps on {taken}"
+    return f"{metrics['steps']} {'step' if metrics['steps'] == 1 else 'steps'} on {taken}"
 
 
 def _words(template: str) -> Callable[[Manifest], str]:
