@@ -100,6 +100,8 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
             f"Grey numbers: the iteration. {start}".strip(),
             partial(_loss, losses),
         ),
+    ]
+    learned: list[tuple[str, str, Paint]] = [
         (
             "Reward margin",
             f"Implicit reward, beta times nats, of the chosen candidate less that of the rejected one. {end}",
@@ -112,6 +114,8 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
         ),
     ]
     measured = {name for values in summaries for name in values}
+    if "train/reward_margin" in measured:  # else no iteration took more than one step
+        charts += learned
     if "evaluation/pass_rate" in measured:
         said = "Held-out answers that pass all their checks: of all prompts, and of each category."
         charts.insert(1, ("Answers that pass", said, partial(_passes, summaries)))

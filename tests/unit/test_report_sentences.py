@@ -66,11 +66,15 @@ def test_an_iteration_is_told_with_what_length_explains(tmp_path: Path) -> None:
 
 
 def test_of_one_step_alone_nothing_is_told_that_it_did(tmp_path: Path) -> None:
-    last = Maker(tmp_path).trained([], [], [], [duel()])
+    maker = Maker(tmp_path)
+    first, last = maker.first(), maker.trained([], [], [], [duel()])
+    charts = {"Reward margin", "Reward accuracy"}
+    assert charts < {chart.title for chart in over_iterations([first, last])}
     last["judgements"].metrics["score_histogram"] = [0] * 10
     last["policy"].metrics.update(steps=1, loss=[0.693], reward_margin=[0.0], reward_accuracy=[0.0])
     assert "loss 0.693 before the one step that was taken" in shown(iteration_table(last))
     assert not {"train/loss_last", "train/reward_margin", "train/reward_accuracy"} & summary(last).keys()
+    assert not charts & {chart.title for chart in over_iterations([first, last])}
 
 
 @pytest.mark.parametrize(("texts", "judge"), [((), None), (("A rubric.",), "an independent judge")])
