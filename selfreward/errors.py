@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -30,6 +31,11 @@ class ConfigError(SelfRewardError):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """How often each reason came up, as one says it: `3 is null, 1 is empty`."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
 def no_such_file(key: str, path: Path) -> ConfigError:

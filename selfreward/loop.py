@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from selfreward.config import RunConfig
-from selfreward.errors import GenerationError
+from selfreward.errors import GenerationError, counted
 from selfreward.model.model_files import ModelIdentity
 from selfreward.roles import engine_name, engine_settings
 from selfreward.stages.agreement import AGREEMENT
@@ -235,8 +235,8 @@ def _written(
     reasons = dict(known["kept"].metrics["left_out"])
     if at_gate := wanted - cfg.prompts.per_iteration:
         reasons["does not pass the gate"] = at_gate
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     raise GenerationError(
         f"generation.rounds={cfg.generation.rounds}: {known['kept'].metrics['prompts'] - at_gate} of "
-        f"{cfg.prompts.per_iteration} new prompts were kept ({counts}); raise it, or loosen the limits of generation"
+        f"{cfg.prompts.per_iteration} new prompts were kept ({counted(reasons)}); "
+        "raise it, or loosen the limits of generation"
     )

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfreward.errors import ConfigError, DataError, first_line, no_such_file
+from selfreward.errors import ConfigError, DataError, counted, first_line, no_such_file
 
 Made = TypeVar("Made")
 
@@ -30,7 +30,6 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 _LOOKED_AT = 100
 """Rows in which a column is looked for before its name is said to be wrong."""
-
 
 NOT_UTF_8 = "holds text that is not UTF-8"
 
@@ -53,8 +52,7 @@ class Skipped:
     @property
     def said(self) -> str:
         """The reasons with their counts, in brackets; empty where nothing was left out."""
-        reasons = ", ".join(f"{count} {reason}" for reason, count in self.counts.items())
-        return f" ({reasons})" if reasons else ""
+        return f" ({counted(self.counts)})" if self.counts else ""
 
     def add(self, reason: str, place: str) -> None:
         """Count what stands there."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfreward.config import GateConfig
-from selfreward.errors import ConfigError, GenerationError
+from selfreward.errors import ConfigError, GenerationError, counted
 from selfreward.hygiene.clusters import embedding_metrics
 from selfreward.hygiene.diversity import in_words, self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
@@ -103,9 +103,9 @@ def check_passed(prompts: Artifact) -> None:
     """Raise `GenerationError` where the gate let none of some prompts through."""
     metrics = prompts.metrics
     if metrics["came"] and not metrics["prompts"]:
-        counts = ", ".join(f"{count} {reason}" for reason, count in metrics["left_out"].items())
+        reasons = counted(metrics["left_out"])
         raise GenerationError(
-            f"the gate lets none of {metrics['came']} prompts through ({counts}): loosen gate, or mend the source"
+            f"the gate lets none of {metrics['came']} prompts through ({reasons}): loosen gate, or mend the source"
         )
 
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from selfreward.cap import GIB
 from selfreward.store import Manifest
 from selfreward.tracking.descriptions import describe, judged_by
-from selfreward.tracking.metrics import PASS_RATE, Iteration, cost, pass_categories, pass_metrics, summary, verdict
+from selfreward.tracking.metrics import Iteration, cost, pass_metrics, summary, verdict
 from selfreward.tracking.numbers import decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
@@ -244,8 +244,8 @@ def pass_rate(iteration: Iteration) -> str:
     metrics = pass_metrics(iteration)
     if not metrics:
         return ""
-    summed = summary(iteration)
-    apart = [f"{percent(summed[PASS_RATE + name])} {name}" for name in pass_categories([summed])]
+    rates = {name.removeprefix("pass_rate/"): rate for name, rate in metrics.items() if name.startswith("pass_rate/")}
+    apart = [f"{percent(rate)} {category}" for category, rate in rates.items()]
     text = percent(metrics["pass_rate"]) + (f" ({', '.join(apart)})" if len(apart) > 1 else "")
     if "pass_gain" in metrics:
         low, high = 100 * metrics["pass_gain_low"], 100 * metrics["pass_gain_high"]

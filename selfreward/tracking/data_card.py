@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from selfreward.errors import counted
 from selfreward.records import Chunk, Prompt, Rephrasing
 from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.numbers import percent
@@ -166,8 +167,7 @@ def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
 
 
 def _redacted(metrics: Mapping[str, Any]) -> dict[str, str]:
-    found = ", ".join(f"{count} {kind}" for kind, count in metrics["redacted"].items())
-    return {"redacted": found} if found else {}
+    return {"redacted": counted(metrics["redacted"])} if metrics["redacted"] else {}
 
 
 def _personal(setting: str) -> str:
