@@ -31,17 +31,20 @@ ARROW = "\N{RIGHTWARDS ARROW}"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of iterations: its heading, the metrics it shows, and how."""
+    """A column of the table of iterations: its heading, the metrics it shows, how, and the one that says whether they
+    show anything."""
 
     heading: str
     names: tuple[str, ...]
     layout: str
+    shown: str = ""
 
     def cell(self, metrics: Mapping[str, float]) -> str:
         """The text for one iteration."""
         if any(name not in metrics for name in self.names):
             return NOTHING
-        return _spaced(self.layout.format(*(metrics[name] for name in self.names)))
+        star = " *" if metrics.get(self.shown) else ""
+        return _spaced(self.layout.format(*(metrics[name] for name in self.names)) + star)
 
 
 _DRIFTING = {"mean_tokens": "mean length", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
@@ -70,7 +73,7 @@ COLUMNS = {
     "Held-out prompts": (
         Column("score", ("evaluation/mean_score",), "{:.2f}"),
         Column("scored", ("evaluation/scored", "evaluation/answers"), "{:.0f} of {:.0f}"),
-        Column("win rate", ("evaluation/win_rate",), "{:.0%}"),
+        Column("win rate", ("evaluation/win_rate",), "{:.0%}", "evaluation/win_rate_shown"),
         Column("interval", ("evaluation/win_rate_low", "evaluation/win_rate_high"), "{:.0%} to {:.0%}"),
         Column("at equal length", ("evaluation/controlled_win_rate",), "{:.0%}"),
         Column(
@@ -98,7 +101,7 @@ COLUMNS = {
     ),
     CHECKED: (
         Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
-        Column("points gained", ("evaluation/pass_gain",), "{:+.0%}"),
+        Column("points gained", ("evaluation/pass_gain",), "{:+.0%}", "evaluation/pass_gain_shown"),
         Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0%} to {:+.0%}"),
     ),
     "Cost": (

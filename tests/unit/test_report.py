@@ -63,6 +63,15 @@ def test_escapes_whatever_people_and_models_wrote(tmp_path: Path, iterations: li
         assert f"{text} &lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
+def test_marks_each_policy_of_which_something_was_shown(tmp_path: Path, iterations: list[Iteration]) -> None:
+    first, trained = iterations
+    evaluation = trained["evaluation"]
+    metrics = evaluation.metrics | {"win_rate_shown": True}
+    shown = {**trained, "evaluation": replace(evaluation, manifest=replace(evaluation.manifest, metrics=metrics))}
+    rows = re.findall(r'<tr><th scope="row">\d</th>(.*?)</tr>', written(tmp_path, [first, shown, trained]))
+    assert [" *</td>" in row for row in rows] == [False, True, False]
+
+
 def test_marks_land_on_the_right_candidates(tmp_path: Path, iterations: list[Iteration]) -> None:
     html = written(tmp_path, iterations)
     answers = re.findall(r'<article class="answer (\w*)">(.*?)</article>', html, re.DOTALL)
