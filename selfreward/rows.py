@@ -112,11 +112,13 @@ def _columns(rows: Iterable[Row]) -> dict[str, None]:
     return present
 
 
-def check_columns(present: Collection[str], wanted: Mapping[str, str | None], origin: str) -> None:
+def check_columns(
+    present: Collection[str], wanted: Mapping[str, str | None], origin: str, remedy: str = "name one of them"
+) -> None:
     """Raise `ConfigError` for a setting that names a column which `origin`, if it has any, has not; None names none."""
     for key, column in wanted.items():
         if present and column is not None and column not in present:
-            raise ConfigError(key, column, f"{origin} has the columns {', '.join(present)}; name one of them")
+            raise ConfigError(key, column, f"{origin} has the columns {', '.join(present)}; {remedy}")
 
 
 def too_long(most: int) -> str:

@@ -103,7 +103,7 @@ def prepare(cfg: RunConfig) -> Pool:
     check_settings(cfg)
     resolve_mode(cfg.tracking.wandb)
     pool = SOURCES[cfg.prompts.kind](cfg.prompts, cfg.data)
-    if cfg.generation.kind == "none":
+    if cfg.generation.kind == "none" and cfg.iteration:
         pool.check(cfg.prompts.per_iteration)
     check_folders(cfg)
     return pool

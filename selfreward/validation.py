@@ -9,12 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfreward.config import TEMPLATED, LaunchConfig, RunConfig, artifacts_dir, schema_key
+from selfreward.config import TEMPLATED, LaunchConfig, PromptsConfig, RunConfig, artifacts_dir, schema_key
 from selfreward.errors import ConfigError, no_such_file
 from selfreward.hygiene.language import languages
 from selfreward.roles import all_engines
 
 _VERIFYING = ("verifier", "ensemble")  # judges that need something to check
+_READ_BY = {  # the kind of prompts that alone reads a setting of theirs
+    "path": "file",
+    **dict.fromkeys(("name", "subset", "revision", "split"), "dataset"),
+    **dict.fromkeys(("most_constraints", "unseen_kinds"), "constraints"),
+    **dict.fromkeys(("tasks", "level"), "reasoning"),
+}
 
 
 def validate(cfg: RunConfig, kinds: Mapping[str, Mapping[str, object]]) -> None:
@@ -114,9 +120,10 @@ def _check_across(cfg: RunConfig) -> None:
 
 
 def _check_sources(cfg: RunConfig) -> None:
-    for name, needed in (("path", "file"), ("name", "dataset")):
+    usual = {entry.name: entry.default for entry in dataclasses.fields(PromptsConfig)}
+    for name, needed in _READ_BY.items():
         given = getattr(cfg.prompts, name)
-        if given is not None and cfg.prompts.kind != needed:
+        if given != usual[name] and cfg.prompts.kind != needed:
             remedy = f"prompts={cfg.prompts.kind} reads none; set prompts={needed} too"
             raise ConfigError(f"prompts.{name}", given, remedy)
     kind = cfg.generation.kind

@@ -150,7 +150,7 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
     named = {f"prompts.{key}": column for key, column in zip(COLUMN_KEYS, columns(cfg), strict=True)}
     needed = {key: named[key] for key in _NEEDED}
     collect(rows, take, on_error=data.on_error, skipped=skipped, columns=needed, origin=origin)
-    check_columns(present, named, origin)
+    check_columns(present, named, origin, "name one of them, or null for none")  # what must be there was found
     if not found:
         raise ConfigError(source_key(cfg), origin, f"holds no prompt{skipped.said}; name a source with prompts in it")
     by_id = sorted(found.values(), key=lambda prompt: prompt.prompt_id)
@@ -160,7 +160,7 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         remedy = f"{origin} has {len(reserved)} prompts in all; hold out fewer than that"
         if cfg.held_out_column:
             marks = f"{origin} says held_out of {len(reserved)} prompts in {cfg.held_out_column}"
-            remedy = f"{marks}; mark more, or ask for fewer"
+            remedy = f"{marks}; mark more, ask for fewer, or set prompts.held_out_column=null"
         raise ConfigError("prompts.held_out", cfg.held_out, remedy)
     apart = marked | {prompt.prompt_id for prompt in held_out}
     train = [prompt for prompt in by_id if prompt.prompt_id not in apart]

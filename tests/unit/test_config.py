@@ -191,6 +191,8 @@ INDEPENDENT: dict[str, Any] = {
             {"generation.kind": "self_instruct", "generation.language": "xx"},
             "generation.language=xx: use the code of a language",
         ),
+        ({"prompts.split": "test"}, "prompts.split=test: prompts=seed_pool reads none; set prompts=dataset too"),
+        ({"prompts.level": 2}, "prompts.level=2: prompts=seed_pool reads none; set prompts=reasoning too"),
         ({"people.held_out": 3}, "people.held_out=3: all of people is there to measure by; leave it at 0"),
         (
             {"people.path": __file__, "judge.kind": "verifier", "prompts.kind": "constraints"},

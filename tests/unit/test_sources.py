@@ -172,10 +172,13 @@ def test_a_source_that_is_not_there_or_not_pinned_is_an_error_that_names_the_key
         SOURCES[cfg.kind](cfg, DataConfig())
 
 
-@pytest.mark.parametrize("key", ["prompt_column", "category_column", "held_out_column"])
+@pytest.mark.parametrize(
+    ("key", "else_"),
+    [("prompt_column", ""), ("category_column", ", or null for none"), ("held_out_column", ", or null for none")],
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
-    tmp_path: Path, key: str, suffix: str
+    tmp_path: Path, key: str, else_: str, suffix: str
 ) -> None:
     path = tmp_path / f"p.{suffix}"
     if suffix == "jsonl":
@@ -183,7 +186,8 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
     else:
         pq.write_table(pa.table({"prompt": COLOURS, "topic": ["colours"] * 4}), path)
     with pytest.raises(
-        ConfigError, match=rf"prompts\.{key}=nowhere: p.{suffix} has the columns prompt, topic; name one"
+        ConfigError,
+        match=rf"prompts\.{key}=nowhere: p.{suffix} has the columns prompt, topic; name one of them{else_}$",
     ):
         load(path, **{key: "nowhere"})
 
@@ -236,7 +240,7 @@ def test_a_first_row_that_lacks_a_column_is_named_and_not_the_column(tmp_path: P
 def test_a_column_that_marks_too_few_prompts_is_named_with_its_word(tmp_path: Path) -> None:
     rows = [{"prompt": "red", "split": "test"}, {"prompt": "green", "split": "held_out"}]
     path = jsonl(tmp_path / "p.jsonl", rows)
-    message = r"prompts\.held_out=2: p.jsonl says held_out of 1 prompts in split; mark more, or ask for fewer"
+    message = r"prompts\.held_out=2: p.jsonl says held_out of 1 prompts in split; mark more, ask for fewer, or set "
     with pytest.raises(ConfigError, match=message):
         load(path, held_out_column="split", held_out=2)
 
