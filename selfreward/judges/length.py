@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfreward.config import JudgeConfig
+from selfreward.hygiene.diversity import in_words
+from selfreward.hygiene.similar import length_in_words
 from selfreward.judges.base import Bench
 from selfreward.records import Candidate, Judgement
 
@@ -13,10 +15,10 @@ _FULL_MARKS = 400  # words
 
 
 def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
-    """Scores in proportion to the number of words, up to 400."""
+    """Scores in proportion to the number of words, up to 400, in whichever script."""
     bench.advance(len(candidates), 0)
     judgements: list[Judgement] = []
     for candidate in candidates:
-        score = min(len(candidate.text.split()) / _FULL_MARKS, 1.0) * HIGHEST
+        score = min(length_in_words(in_words(candidate.text)) / _FULL_MARKS, 1.0) * HIGHEST
         judgements.append(Judgement(candidate.prompt_id, candidate.index, score, [score], [], None))
     return judgements

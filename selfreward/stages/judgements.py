@@ -16,6 +16,7 @@ from selfreward.roles import Role, engine_settings
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
+from selfreward.store.identity import only
 
 BINS = 10
 
@@ -31,7 +32,9 @@ class JudgementsIdentity(Identity):
 
 def judgements_identity(judge: JudgeConfig, engine: EngineIdentity) -> JudgementsIdentity:
     """What judgements by these settings depend on."""
-    return JudgementsIdentity(judge.in_use, JUDGES[judge.kind].texts.get(judge.mode, ()), engine)
+    texts = JUDGES[judge.kind].texts
+    in_use = judge.in_use if texts else only(judge, ("kind", "shard_size"))  # one that asks no model has no mode
+    return JudgementsIdentity(in_use, texts.get(judge.mode, ()), engine)
 
 
 def judge(

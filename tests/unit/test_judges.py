@@ -266,6 +266,12 @@ def test_a_histogram_has_ten_equal_bins_of_which_the_last_holds_the_highest_scor
 # Length
 
 
+def test_the_length_judge_counts_words_in_any_script(bench: Bench) -> None:
+    texts = ["天空是蓝色的。", "天空是蓝色的,因为蓝光散射得最多。"]  # two letters are a word
+    made = length.judge([candidate("a", k, text) for k, text in enumerate(texts)], JudgeConfig(kind="length"), bench)
+    assert [judgement.score for judgement in made] == pytest.approx([3 / 80, 7.5 / 80])
+
+
 def test_the_length_judge_gives_more_for_more_words_up_to_400(bench: Bench) -> None:
     texts = ["", "word", "word " * 200, "word " * 400, "word " * 1000]
     progress = Progress()
