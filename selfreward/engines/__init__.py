@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from selfreward.cap import share_of_card
 from selfreward.config import EngineConfig, RunConfig
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
@@ -100,8 +100,16 @@ def _server(host: Host, key: str, engine: EngineConfig) -> Engine:
         retries=engine.retries,
         timeout_seconds=engine.timeout_seconds,
     )
-    chat = Chat(engine.tokenizer or host.model_folder)
-    return ServerEngine(client, chat, model=engine.model, seeded=engine.seeded, outside=engine.tokenizer is not None)
+    try:
+        chat = Chat(engine.tokenizer or host.model_folder)
+    except OSError as error:
+        if engine.tokenizer is None:
+            raise
+        remedy = f"can't be had ({first_line(error)}); name a folder that holds a tokenizer, or a hub name"
+        raise ConfigError(f"{key}.tokenizer", engine.tokenizer, remedy) from error
+    made = ServerEngine(client, chat, model=engine.model, seeded=engine.seeded, outside=engine.is_outside)
+    made.greet()  # now, and not when there is something for it to do
+    return made
 
 
 def _vllm(host: Host, key: str, engine: EngineConfig) -> Engine:

@@ -148,7 +148,7 @@ class ServerEngine:
     def _served(self, adapter: Adapter | None) -> str:
         """What the server calls the base model, or the adapter on it, which is loaded where it isn't yet."""
         if self._longest is None:
-            self._greet()
+            self.greet()
         if adapter is None:
             return self._model or ""
         if self._outside:
@@ -158,7 +158,7 @@ class ServerEngine:
             self._adapters.add(adapter)
         return adapter.name
 
-    def _greet(self) -> None:
+    def greet(self) -> None:
         """Find out what the server calls its model, and how long a text it takes, where it says so."""
         listed = self._listed()
         self._model = self._model or next(iter(listed))

@@ -57,7 +57,8 @@ class Tools:
 
     @cached_property
     def plan(self) -> Plan:
-        """The memory plan. What would not fit is refused here, before the model loads."""
+        """The memory plan. What would not fit is refused here, before the model loads, and so is an outside engine that
+        can't be reached."""
         from transformers import AutoConfig  # this and the rest import torch, which a finished run does without
 
         from selfreward.memory.plan import Plan
@@ -68,6 +69,9 @@ class Tools:
         config, there = load(AutoConfig, self.model_folder), self.available_gb or available_gb(device)
         plan = Plan(config, self.cfg, device, available_gb=there)
         plan.check()
+        for role in ("judge", "evaluation"):
+            if engine_settings(self.cfg, role).is_outside:
+                self.engine_of(role)  # one that can't be reached is refused here too
         self.say(plan_table(plan))
         return plan
 

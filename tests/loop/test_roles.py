@@ -13,7 +13,7 @@ from selfreward.config import EngineConfig, RunConfig
 from selfreward.engines import ENGINES, Host
 from selfreward.engines.base import Advance
 from selfreward.engines.hf import HFEngine
-from selfreward.errors import ParityError
+from selfreward.errors import ConfigError, ParityError, ServerError
 from selfreward.judges import rubric
 from selfreward.judges.base import Bench
 from selfreward.judges.pairwise import Duel, prefer
@@ -74,6 +74,26 @@ def test_an_outside_judge_scores_the_candidates_of_every_policy_and_policy_0_sti
         assert scores(iteration["judgements"]) == expected(iteration["candidates"], tiny_config, grader)
         held_out = iteration["held_out_candidates"]
         assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, policy_0)
+
+
+def test_an_outside_judge_that_can_not_be_reached_stops_the_run_before_anything_is_sampled(
+    tiny_config: RunConfig,
+) -> None:
+    there: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "model": "theirs", "retries": 0}
+    tiny_config.engines = {"grader": EngineConfig("server", tokenizer=tiny_config.model.name, **there)}
+    tiny_config.judge.engine = "grader"
+    recorder = Recorder()
+    with pytest.raises(ServerError, match=r"^engines\.grader\.base_url=http://127\.0\.0\.1:9/v1: "):
+        run_loop(tiny_config, recorder)
+    assert recorder.computed == ["policies", "prompts"]
+
+
+def test_a_tokenizer_that_is_not_there_is_named_with_its_key(tiny_config: RunConfig) -> None:
+    there: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "model": "theirs"}
+    tiny_config.engines = {"grader": EngineConfig("server", tokenizer="/nowhere/tokenizer", **there)}
+    tiny_config.evaluation.engine = "grader"
+    with pytest.raises(ConfigError, match=r"^engines\.grader\.tokenizer=/nowhere/tokenizer: can't be had .*; name a"):
+        run_loop(tiny_config)
 
 
 def test_of_an_outside_judge_nothing_is_said_as_of_the_base_model_s(
