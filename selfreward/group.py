@@ -127,7 +127,7 @@ def _connect(device: str) -> Group:
         raise ConfigError("launch.processes", group.size, f"only {count} of them found a GPU; use as many as there are")
     if device != "cuda":
         return group
-    return Group(group.rank, group.size, dist.new_group(backend="nccl"))
+    return Group(group.rank, group.size, dist.new_group(backend="nccl", timeout=_PATIENCE))
 
 
 @contextmanager

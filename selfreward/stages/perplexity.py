@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selfreward.conversation import first_message
+from selfreward.errors import ConfigError
 from selfreward.intervals import bootstrap_ratio
 from selfreward.records import Chunk, Demonstration
 from selfreward.stages.candidates import EngineIdentity
@@ -34,13 +35,21 @@ class Text:
 
 
 def perplexity(config: PerplexityIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Of those of `parents["chunks"]` that are held out, under `parents["policy"]`, without the first token of each."""
+    """Of those of `parents["chunks"]` that are held out, under `parents["policy"]`, without the first token of each.
+
+    Raises `ConfigError` where nothing is left of them.
+    """
     chat = tools.engine_of("sampling").chat
     texts: list[Text] = []
     for chunk in parents["chunks"].read(Chunk):
         ids = chat.answer(chunk.text)[:-1]  # nobody ends a chunk but us
         if chunk.held_out and len(ids) > 1:
             texts.append(Text(ids[:1], ids[1:], chunk.document))
+    if not texts:
+        held_out = tools.cfg.documents.held_out
+        raise ConfigError(
+            "documents.held_out", held_out, "all of them are a token long; hold out more, or longer texts"
+        )
     return _measure(texts, config, parents, work, tools)
 
 
