@@ -13,6 +13,7 @@ does not let through.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from selfreward.config import RunConfig
 from selfreward.errors import GenerationError, counted
@@ -23,9 +24,11 @@ from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
 from selfreward.stages.candidates import CANDIDATES
 from selfreward.stages.chunks import CHUNKS
 from selfreward.stages.document_prompts import DOCUMENT_PROMPTS
+from selfreward.stages.embeddings import EMBEDDINGS
 from selfreward.stages.evaluate import EVALUATE
 from selfreward.stages.gate import GATE, check_passed
 from selfreward.stages.judgements import HELD_OUT_JUDGEMENTS, JUDGEMENTS
+from selfreward.stages.leaks import LEAKS, check_clean
 from selfreward.stages.new_prompts import EVALUATION, NEW_PROMPTS
 from selfreward.stages.pairs import PAIRS
 from selfreward.stages.parity import FURTHER_PARITY, PARITY
@@ -61,9 +64,13 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     measured = settings.parity("sampling")
     probe = store.run(PARITY, measured, {"policy": model, "prompts": held_out})
     further = _further_parity(settings, store, {"policy": model, "probe": probe})
-    judge = _independent_judge(settings, store, model, evaluated)
-    documents = _documents(settings, store, model, evaluated)
+    leaks = _leaks(settings, store, evaluated)
+    judge = _kept_for_a_judge(settings, store, evaluated)
     seeds = _seeds(settings, store, evaluated, judge)
+    documents = _documents(settings, store, model, evaluated)
+    if judge:
+        learned = {"policy": model, "ratings": judge["grader_ratings"]}
+        judge["grader"] = store.run(GRADER, settings.grader, learned, cfg.seed)
     policy_0 = documents.get("pretrained", model)
     if seeds:
         policy_0 = store.run(TUNE, settings.tuning, {"policy": policy_0, **seeds}, cfg.seed)
@@ -103,7 +110,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     if seeds and "demonstrations_held_out" in people:
         before["base_imitation"] = imitation(model)
     first = evaluation(policy_0, None)
-    made = {**people, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **further}
+    made = {**people, **leaks, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **further}
     yield made | first
     policy = policy_0
     written: list[Artifact] = []
@@ -119,6 +126,8 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             written.append(made["source"])
         prompts = made["prompts"] = store.run(GATE, settings.gate, {"prompts": made["source"], **evaluated})
         check_passed(prompts)
+        if cfg.gate.embedding_model:
+            made["embeddings"] = store.run(EMBEDDINGS, settings.embeddings, {"prompts": prompts})
         candidates = store.run(CANDIDATES, settings.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
         asked = {"candidates": candidates, **settings.judging("judge", policy=policy)}
         judgements = store.run(JUDGEMENTS, settings.judgements("judge"), asked, cfg.seed)
@@ -152,37 +161,50 @@ def _people(settings: StageSettings, store: Store[Tools]) -> Iteration:
     return {name: store.run(kinds[name], identity) for name, identity in settings.measured_by().items()}
 
 
-def _independent_judge(
-    settings: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
-) -> Iteration:
-    """A judge for evaluation alone, tuned on ratings from which no policy learns; empty where policy 0 judges."""
+def _leaks(settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact]) -> Iteration:
+    """What of all prompts that may be asked is evaluated on, where that stops the run: now, and not in the iteration
+    that would ask it. What is drawn or written can't be taken out of a file: the gate leaves it out."""
+    cfg = settings.cfg
+    if not cfg.iteration or cfg.gate.contamination != "raise" or cfg.generation.kind != "none" or settings.templated:
+        return {}
+    prompts = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
+    found = store.run(LEAKS, settings.leaks, {"prompts": prompts, **evaluated})
+    check_clean(cfg.gate, found)
+    return {"leaks": found}
+
+
+def _kept_for_a_judge(settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact]) -> Iteration:
+    """Ratings from which no policy learns, for a judge that is there for evaluation alone, and their prompts as people
+    wrote them, to be held against what policies learn; empty where policy 0 judges."""
     cfg = settings.cfg
     if cfg.evaluation.judge != "independent":
         return {}
-    kept = settings.seeds("tuning.ratings", cfg.tuning.ratings, held_out=True)
-    ratings = store.run(RATINGS, kept, evaluated)
-    grader = store.run(GRADER, settings.grader, {"policy": model, "ratings": ratings}, cfg.seed)
-    return {"grader_ratings": ratings, "grader": grader}
+    kept = partial(settings.seeds, "tuning.ratings", cfg.tuning.ratings, held_out=True)
+    ratings = store.run(RATINGS, kept(), evaluated)
+    check_clean(cfg.gate, ratings)
+    return {"grader_prompts": store.run(RATINGS, kept(measures=True)), "grader_ratings": ratings}
 
 
 def _documents(
     settings: StageSettings, store: Store[Tools], model: Artifact, evaluated: Mapping[str, Artifact]
 ) -> Iteration:
-    """Documents, what the model makes of them, what it becomes by learning from both, and how either is surprised by
-    those held out; empty where there are none."""
+    """Documents, what the model makes of them where that is used, what it becomes by learning from both, and how either
+    is surprised by those held out; empty where there are none."""
     cfg = settings.cfg
     if not cfg.documents.path:
         return {}
     chunks = store.run(CHUNKS, settings.chunks, {"policy": model, **evaluated})
-    learned = {
-        "chunks": chunks,
-        "rephrasings": store.run(REPHRASINGS, settings.rephrasings, {"chunks": chunks, "policy": model}, cfg.seed),
-    }
-    before = store.run(PERPLEXITY, settings.perplexity, {"chunks": chunks, "policy": model})
-    made = {**learned, "base_perplexity": before}
+    check_clean(cfg.gate, chunks)
+    read = {"policy": model, "chunks": chunks}
+    made: Iteration = {"chunks": chunks}
+    mixed = cfg.documents.rephrased_share > 0
+    if mixed or cfg.generation.kind == "documents":
+        made["rephrasings"] = store.run(REPHRASINGS, settings.rephrasings, read, cfg.seed)
+    made["base_perplexity"] = store.run(PERPLEXITY, settings.perplexity, read)
     if cfg.documents.most_tokens == 0:
         return made
-    policy = store.run(PRETRAIN, settings.pretraining, {"policy": model, **learned}, cfg.seed)
+    learned = {**read, "rephrasings": made["rephrasings"]} if mixed else read
+    policy = store.run(PRETRAIN, settings.pretraining, learned, cfg.seed)
     after = store.run(PERPLEXITY, settings.perplexity, {"chunks": chunks, "policy": policy})
     return {**made, "pretrained": policy, "perplexity": after}
 
@@ -194,12 +216,14 @@ def _seeds(
     nothing."""
     kinds = {"demonstrations": DEMONSTRATIONS, "ratings": RATINGS}
     apart = dict(evaluated)
-    if "grader_ratings" in judge:
-        apart["grader_ratings"] = judge["grader_ratings"]
-    return {
+    if "grader_prompts" in judge:
+        apart["grader_prompts"] = judge["grader_prompts"]
+    seeds = {
         name: store.run(kinds[name], settings.seeds(f"tuning.{name}", file), apart)
         for name, file in settings.cfg.tuning.learned.items()
     }
+    check_clean(settings.cfg.gate, *seeds.values())
+    return seeds
 
 
 def _written(

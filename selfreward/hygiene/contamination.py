@@ -6,7 +6,7 @@ A text is contaminated where it shares a run of words with an evaluation's text,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from selfreward.hygiene.similar import SimilarTexts, length_in_words, words
@@ -67,9 +67,12 @@ def find_leaks(
     return leaks
 
 
-def complaint(leaks: Sequence[Leak], count: int, what: str) -> str:
-    """One line about leaks among `count` of what is to be learned from, with the first of them and the remedy."""
-    first = leaks[0]
+def complaint(leaks: Mapping[str, Leak], count: int, what: str) -> str | None:
+    """One line about leaks among `count` of what is to be learned from, which `what` says in the plural, with the first
+    of them and the remedy; None where there are none."""
+    if not leaks:
+        return None
+    first = next(iter(leaks.values()))
     return (
         f'{len(leaks)} of {count} {what} are in an evaluation: "{_short(first.text)}" {first.how} with '
         f'"{_short(first.evaluated)}" of {first.evaluation}; take them out, or set gate.contamination=drop'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,32 +16,26 @@ from selfreward.seeds.formats import FORMATS
 
 Seed = TypeVar("Seed", Demonstration, Rating)
 
-KEPT_TO_MEASURE = "is a prompt that is kept to measure by"
-
 
 @dataclass(frozen=True)
 class Seeds(Generic[Seed]):
-    """What is there to learn from, what of that kept apart may be used, how many are kept apart, and what was left out
-    of the rest."""
+    """What is there to learn from, what is kept apart, and what was left out of both."""
 
     train: list[Seed]
     held_out: list[Seed]
-    kept_apart: int
     skipped: Skipped
 
 
-def read_demonstrations(
-    key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()
-) -> Seeds[Demonstration]:
-    """The demonstrations of the file that `key` configures; `but` are ids of prompts that must not be among them."""
+def read_demonstrations(key: str, cfg: SeedFileConfig, data: DataConfig) -> Seeds[Demonstration]:
+    """The demonstrations of the file that `key` configures."""
     format = FORMATS[cfg.format]
-    return _read(format.demonstrations, format.columns[0], key, cfg, data, but)
+    return _read(format.demonstrations, format.columns[0], key, cfg, data)
 
 
-def read_ratings(key: str, cfg: SeedFileConfig, data: DataConfig, but: Collection[str] = ()) -> Seeds[Rating]:
+def read_ratings(key: str, cfg: SeedFileConfig, data: DataConfig) -> Seeds[Rating]:
     """The same of ratings."""
     format = FORMATS[cfg.format]
-    return _read(format.ratings, format.columns[1], key, cfg, data, but)
+    return _read(format.ratings, format.columns[1], key, cfg, data)
 
 
 def _read(
@@ -50,7 +44,6 @@ def _read(
     key: str,
     cfg: SeedFileConfig,
     data: DataConfig,
-    but: Collection[str],
 ) -> Seeds[Seed]:
     """Raises `ConfigError` for a file that can't be read or holds too little, and `DataError` for a row."""
     skipped = Skipped()
@@ -65,20 +58,16 @@ def _read(
         origin=path.name,
     )
     kept = list(_kept(read, data.max_characters, skipped))
-    # The smallest ids: a choice that is arbitrary, and that neither a seed nor `but` changes.
-    apart = set(sorted({seed.prompt_id for _, seed in kept})[: cfg.held_out])
-    train = [seed for _, seed in kept if seed.prompt_id not in apart and seed.prompt_id not in but]
-    for place, seed in kept:
-        if seed.prompt_id in but and seed.prompt_id not in apart:
-            skipped.add(KEPT_TO_MEASURE, place)
-    if kept and len(apart) == len({seed.prompt_id for _, seed in kept}):
-        remedy = f"the file has {len(apart)} prompts, and none would be left to learn from; hold out fewer"
-        raise ConfigError(f"{key}.held_out", cfg.held_out, remedy)
-    if not train:
+    if not kept:
         remedy = f"nothing to learn from is left of {len(read)} answers; name another file"
         raise ConfigError(f"{key}.path", path, remedy)
-    held_out = [seed for _, seed in kept if seed.prompt_id in apart]
-    return Seeds(train, [seed for seed in held_out if seed.prompt_id not in but], len(held_out), skipped)
+    names = sorted({seed.prompt_id for _, seed in kept})
+    apart = set(names[: cfg.held_out])  # the smallest: a choice that is arbitrary, and that no seed changes
+    train = [seed for _, seed in kept if seed.prompt_id not in apart]
+    if not train:
+        remedy = f"the file has {len(names)} prompts, and none would be left to learn from; hold out fewer"
+        raise ConfigError(f"{key}.held_out", cfg.held_out, remedy)
+    return Seeds(train, [seed for _, seed in kept if seed.prompt_id in apart], skipped)
 
 
 def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iterable[tuple[str, Seed]]:

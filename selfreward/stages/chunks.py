@@ -13,6 +13,7 @@ from selfreward.config import DocumentsConfig
 from selfreward.documents.chunks import cut_document
 from selfreward.documents.read import documents_content, read_documents
 from selfreward.errors import ConfigError
+from selfreward.hygiene.contamination import complaint
 from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redacted
 from selfreward.records import Chunk, prompt_id
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
@@ -65,7 +66,7 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     evaluations = {name: evaluated_texts(parent) for name, parent in parents.items() if name != "policy"}
     evaluations["the documents held out"] = [chunk.text for chunk in chunks if chunk.held_out]
     learned = {chunk.chunk_id: chunk.text for chunk in chunks if not chunk.held_out}
-    leaks = leaks_among(learned, evaluations, config.leaks, "chunks of documents")
+    leaks = leaks_among(learned, evaluations, config.leaks)
     kept, found = list[Chunk](), Counter[str]()
     for chunk in chunks:
         if chunk.chunk_id in leaks:
@@ -91,9 +92,10 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
         "tokens": sum(chunk.tokens for chunk in kept if not chunk.held_out),
         "left_out": dict(skipped.counts),
         "first_left_out": skipped.first,
+        "complaint": complaint(leaks, len(learned), "chunks of documents"),
         "redacted": dict(found),
         "file": Path(str(cfg.path)).name,
     }
 
 
-CHUNKS = Stage("chunks", 7, cut_documents)
+CHUNKS = Stage("chunks", 8, cut_documents)

@@ -6,17 +6,14 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from selfreward.config import GateConfig
-from selfreward.errors import ConfigError, GenerationError, counted
-from selfreward.hygiene.clusters import embedding_metrics
+from selfreward.errors import GenerationError, counted
 from selfreward.hygiene.diversity import in_words, self_bleu, variety
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redact
 from selfreward.hygiene.similar import SimilarTexts
-from selfreward.model import model_files
 from selfreward.records import Prompt, prompt_id
 from selfreward.stages.document_prompts import question_and_text
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
@@ -32,20 +29,18 @@ _SHOWN = 5  # of what was left out for one reason, for people to look at
 @dataclass(frozen=True)
 class GateIdentity(Identity):
     """What is looked at. Prompts that are drawn from a template share most of their words by construction: of these
-    equal ones alone count. `embedding` is the content of the model that measures how far prompts are apart."""
+    equal ones alone count."""
 
     gate: Mapping[str, Any]
     leaks: LeaksIdentity
     templated: bool
-    embedding: str | None
 
 
 def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> GateIdentity:
     """Of a run's settings."""
-    embedding = model_files.identify(_embedder(cfg), "float32").content if cfg.embedding_model else None
     if templated:
-        leaks = LeaksIdentity(leaks.never_raising.contamination, None, None)
-    return GateIdentity(only(cfg, SETTINGS), leaks, templated, embedding)
+        leaks = LeaksIdentity(leaks.looked_for, None, None)
+    return GateIdentity(only(cfg, SETTINGS), leaks, templated)
 
 
 @dataclass
@@ -64,15 +59,12 @@ class Passage:
 
 
 def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Those of `parents["prompts"]` that may be learned from. All other parents are what policies are evaluated on.
-
-    Raises `ContaminationError` for prompts that are in an evaluation, unless `gate.contamination` says otherwise.
-    """
+    """Those of `parents["prompts"]` that may be learned from. All other parents are what policies are evaluated on."""
     gate = GateConfig(**config.gate)
     passage = Passage(parents["prompts"].read(Prompt))
     came = len(passage.prompts)
     evaluations = {name: evaluated_texts(parent) for name, parent in parents.items() if name != "prompts"}
-    leaks = leaks_among({p.prompt_id: p.prompt for p in passage.prompts}, evaluations, config.leaks, "prompts")
+    leaks = leaks_among({p.prompt_id: p.prompt for p in passage.prompts}, evaluations, config.leaks)
     passage.drop(
         {name: f"{leak.text} ({leak.how}: {leak.evaluated})" for name, leak in leaks.items()}, "is evaluated on"
     )
@@ -80,12 +72,14 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         languages = (gate.language, UNKNOWN)
         others = {p.prompt_id: p.prompt for p in passage.prompts if language(p.prompt) not in languages}
         passage.drop(others, f"is not in the language {gate.language}")
+    if gate.personal == "drop":
+        passage.drop(_personal(passage.prompts), HOLDS_PERSONAL)
     if gate.near_duplicates == "drop" and not config.templated:
         passage.drop(_near_duplicates(passage.prompts, gate.resemblance), "is a near duplicate")
-    _personal(passage, gate.personal)  # last: what is redacted is no longer what was compared
+    if gate.personal == "redact":
+        _redact(passage)  # last: what is redacted is no longer what was compared
     work.shards([passage.prompts], list, Prompt)
     texts = [prompt.prompt for prompt in passage.prompts]
-    embeddings = embedding_metrics(texts, str(_embedder(tools.cfg.gate))) if config.embedding else {}
     return {
         "came": came,
         "prompts": len(texts),
@@ -95,7 +89,6 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
         "words": [len(in_words(text)) for text in texts],
         **variety(texts),
         "self_bleu": self_bleu(texts),
-        **embeddings,
     }
 
 
@@ -109,19 +102,18 @@ def check_passed(prompts: Artifact) -> None:
         )
 
 
-def _personal(passage: Passage, what: str) -> None:
-    """Drop or redact what is personal. A prompt that carries a check is not redacted: its words are what is checked."""
-    if what == "ignore":
-        return
-    found = {prompt.prompt_id: find_personal(prompt.prompt) for prompt in passage.prompts}
-    if what == "drop":
-        personal = {p.prompt_id: redact(p.prompt, found[p.prompt_id]) for p in passage.prompts if found[p.prompt_id]}
-        passage.drop(personal, HOLDS_PERSONAL)
-        return
+def _personal(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Those that hold personal data, with what may be shown of them."""
+    found = {prompt.prompt_id: find_personal(prompt.prompt) for prompt in prompts}
+    return {p.prompt_id: redact(p.prompt, found[p.prompt_id]) for p in prompts if found[p.prompt_id]}
+
+
+def _redact(passage: Passage) -> None:
+    """Redact what is personal. A prompt that carries a check stays as it is: its words are what is checked."""
     redacted: dict[str, Prompt] = {}
     again: list[str] = []
     for prompt in passage.prompts:
-        pieces = [] if prompt.check else found[prompt.prompt_id]
+        pieces = [] if prompt.check else find_personal(prompt.prompt)
         text = redact(prompt.prompt, pieces)
         name = prompt_id(text) if pieces else prompt.prompt_id
         if name in redacted:
@@ -132,13 +124,6 @@ def _personal(passage: Passage, what: str) -> None:
     passage.prompts = list(redacted.values())
     if again:
         passage.left_out[ONCE_REDACTED] = again
-
-
-def _embedder(cfg: GateConfig) -> Path:
-    try:
-        return model_files.locate(str(cfg.embedding_model), None)
-    except ConfigError as error:
-        raise ConfigError("gate.embedding_model", error.value, error.remedy) from error
 
 
 def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str, str]:
@@ -154,4 +139,4 @@ def _near_duplicates(prompts: Sequence[Prompt], resemblance: float) -> dict[str,
     return repeated
 
 
-GATE = Stage("gate", 7, pass_gate)
+GATE = Stage("gate", 8, pass_gate)

@@ -1,16 +1,19 @@
-"""Contamination, as each stage looks for it that makes something to learn from."""
+"""Contamination, as each stage looks for it that makes something to learn from: what leaks is left out. Where it should
+stop the run, that is seen by what the artifact says, so that an artifact is the same in either case."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from selfreward.config import GateConfig
 from selfreward.conversation import first_message
 from selfreward.errors import ContaminationError
 from selfreward.hygiene.contamination import Leak, complaint, find_leaks
 from selfreward.hygiene.similar import length_in_words, words
 from selfreward.records import Demonstration, Prompt, Rating
-from selfreward.store import Artifact, Identity
+from selfreward.stages.tools import Tools
+from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 _LEAST_WORDS = 8
 """Of an answer: shorter ones are what many say, as "I'm not sure about that"."""
@@ -18,31 +21,38 @@ _LEAST_WORDS = 8
 
 @dataclass(frozen=True)
 class LeaksIdentity(Identity):
-    """What counts as a leak, and what is done about it. `None` for the two numbers: equal texts alone are leaks."""
+    """Whether leaks are looked for, and what counts as one. `None` for the two numbers: equal texts alone are leaks."""
 
-    contamination: str  # raise, drop or ignore
+    looked_for: bool
     run_of_words: int | None
     resemblance: float | None
 
-    @property
-    def never_raising(self) -> LeaksIdentity:
-        """The same for texts that nobody can take out of a file: what would stop the run is left out instead."""
-        return replace(self, contamination="drop") if self.contamination == "raise" else self
+
+def leaks_identity(cfg: GateConfig) -> LeaksIdentity:
+    """Of a run's settings."""
+    return LeaksIdentity(cfg.contamination != "ignore", cfg.run_of_words, cfg.resemblance)
 
 
 def leaks_among(
-    texts: Mapping[str, str], evaluations: Mapping[str, Iterable[str]], rules: LeaksIdentity, what: str
+    texts: Mapping[str, str], evaluations: Mapping[str, Iterable[str]], rules: LeaksIdentity
 ) -> dict[str, Leak]:
-    """The texts to leave out, by their keys. `what` says in the plural what they are.
+    """The texts to leave out, by their keys."""
+    return find_leaks(texts, evaluations, rules.run_of_words, rules.resemblance) if rules.looked_for else {}
 
-    Raises `ContaminationError` where there are any, unless the rules say otherwise.
-    """
-    if rules.contamination == "ignore":
-        return {}
-    leaks = find_leaks(texts, evaluations, rules.run_of_words, rules.resemblance)
-    if leaks and rules.contamination == "raise":
-        raise ContaminationError(complaint(list(leaks.values()), len(texts), what))
-    return leaks
+
+def find_among_prompts(config: LeaksIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
+    """Those of `parents["prompts"]` that any other parent holds, what policies are evaluated on."""
+    evaluations = {name: evaluated_texts(parent) for name, parent in parents.items() if name != "prompts"}
+    prompts = {prompt.prompt_id: prompt.prompt for prompt in parents["prompts"].read(Prompt)}
+    leaks = leaks_among(prompts, evaluations, config)
+    return {"prompts": len(prompts), "leaks": len(leaks), "complaint": complaint(leaks, len(prompts), "prompts")}
+
+
+def check_clean(cfg: GateConfig, *artifacts: Artifact) -> None:
+    """Raise `ContaminationError` where one of them has left out what is evaluated on, unless that is asked for."""
+    for artifact in artifacts:
+        if cfg.contamination == "raise" and (said := artifact.metrics["complaint"]):
+            raise ContaminationError(said)
 
 
 def evaluated_texts(artifact: Artifact) -> list[str]:
@@ -65,3 +75,6 @@ def says_enough(answer: str) -> bool:
 
 def _whole_and_begun(prompt: str) -> list[str]:
     return list(dict.fromkeys([prompt, first_message(prompt)]))
+
+
+LEAKS = Stage("leaks", 1, find_among_prompts)

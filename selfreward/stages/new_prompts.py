@@ -49,9 +49,7 @@ def keep_new(config: NewPromptsIdentity, parents: Mapping[str, Artifact], work: 
     others = [prompt.prompt for parent in known for prompt in parent.read(Prompt)]
     others += [text for texts in evaluations.values() for text in texts]
     proposals = parents["proposals"].read(Proposal)
-    leaks = leaks_among(
-        {str(place): proposal.text for place, proposal in enumerate(proposals)}, evaluations, config.leaks, "proposals"
-    )
+    leaks = leaks_among({str(n): proposal.text for n, proposal in enumerate(proposals)}, evaluations, config.leaks)
     filters = PromptFilter(cfg, others, WAYS[cfg.kind].echo)
     reasons: Counter[str] = Counter(before.metrics["left_out"] if before else {})
     shown: dict[str, list[str]] = {reason: list(texts) for reason, texts in _earlier(before).items()}

@@ -31,7 +31,7 @@ class PretrainIdentity(Identity):
 
 
 def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Train `parents["policy"]` on `parents["chunks"]` not held out and `parents["rephrasings"]` not left out.
+    """Train `parents["policy"]` on `parents["chunks"]` not held out and `parents["rephrasings"]`, if any, not left out.
 
     Of either as many tokens as the share says, over and over where there are fewer. Texts are joined and cut into
     blocks of equal length: with any share the policy sees the same number of tokens in the same number of steps, and
@@ -39,7 +39,8 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     """
     chat = tools.local_engine.chat
     real = [chat.answer(chunk.text) for chunk in parents["chunks"].read(Chunk) if not chunk.held_out]
-    rephrased = [chat.answer(one.text) for one in parents["rephrasings"].read(Rephrasing) if not one.left_out]
+    made = parents["rephrasings"].read(Rephrasing) if "rephrasings" in parents else []
+    rephrased = [chat.answer(one.text) for one in made if not one.left_out]
     total = 2 * sum(map(len, real)) if config.most_tokens is None else config.most_tokens
     random = Random(work.seed)
     wanted = round(config.rephrased_share * total)

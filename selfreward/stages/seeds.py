@@ -12,9 +12,10 @@ from typing import Any
 
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
+from selfreward.hygiene.contamination import complaint
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
 from selfreward.records import Demonstration, Rating, prompt_id
-from selfreward.seeds.read import KEPT_TO_MEASURE, answer_key, read_demonstrations, read_ratings
+from selfreward.seeds.read import answer_key, read_demonstrations, read_ratings
 from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among, says_enough
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
@@ -58,22 +59,26 @@ def select_seeds(
     apart = {prompt_id(text) for texts in evaluations.values() for text in texts}
     read = read_demonstrations if record is Demonstration else read_ratings
     file = SeedFileConfig(path=tools.seed_file(config.key), **config.reading)
-    seeds = read(config.key, file, DataConfig(**config.cleaning), apart)
-    chosen: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
-    leaks = leaks_among({seed.prompt_id: seed.prompt for seed in chosen}, evaluations, config.leaks, "people's prompts")
+    seeds = read(config.key, file, DataConfig(**config.cleaning))
+    part: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
+    chosen = [seed for seed in part if seed.prompt_id not in apart]
+    prompts = {seed.prompt_id: seed.prompt for seed in chosen}
+    leaks = leaks_among(prompts, evaluations, config.leaks)
+    complaints = [complaint(leaks, len(prompts), "people's prompts")]
     kept = [seed for seed in chosen if seed.prompt_id not in leaks]
     if record is Demonstration and not config.held_out:
         answers = {str(number): one.response for number, one in enumerate(kept) if says_enough(one.response)}
         said = {name: [text for text in texts if says_enough(text)] for name, texts in evaluations.items()}
-        told = leaks_among(answers, said, config.leaks, "people's answers")
+        told = leaks_among(answers, said, config.leaks)
+        complaints.append(complaint(told, len(answers), "people's answers"))
         kept = [seed for number, seed in enumerate(kept) if str(number) not in told]
     if not kept:
         if config.held_out:
             raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
         raise ConfigError(f"{config.key}.path", file.path, "all its prompts are evaluated on; name another file")
     left_out, found = dict(seeds.skipped.counts), Counter[str]()
-    if config.held_out and len(chosen) < seeds.kept_apart:
-        left_out[KEPT_TO_MEASURE] = seeds.kept_apart - len(chosen)
+    if len(chosen) < len(part):
+        left_out["is a prompt that is kept to measure by"] = len(part) - len(chosen)
     if len(kept) < len(chosen):
         left_out["is evaluated on"] = len(chosen) - len(kept)
     if config.personal == "redact":
@@ -91,9 +96,10 @@ def select_seeds(
             raise ConfigError("gate.personal", "drop", f"all that is left of {file.path} holds some; use redact")
     work.shards([kept], list, record)
     return {
-        "held_out": seeds.kept_apart,
+        "held_out": len(seeds.held_out),
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,
+        "complaint": next(filter(None, complaints), None),
         "redacted": dict(found),
         "file": Path(str(file.path)).name,
     }
@@ -105,6 +111,6 @@ def _redacted(seed: Any, found: Counter[str]) -> Any:
     return dataclasses.replace(seed, prompt_id=prompt_id(prompt), prompt=prompt, response=response)
 
 
-_VERSION = 6
+_VERSION = 7
 DEMONSTRATIONS = Stage("demonstrations", _VERSION, partial(select_seeds, record=Demonstration))
 RATINGS = Stage("ratings", _VERSION, partial(select_seeds, record=Rating))

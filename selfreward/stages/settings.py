@@ -17,10 +17,11 @@ from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.chunks import ChunksIdentity, chunks_identity
 from selfreward.stages.document_prompts import DocumentPromptsIdentity
+from selfreward.stages.embeddings import EmbeddingsIdentity, embeddings_identity
 from selfreward.stages.evaluate import EvaluationIdentity
 from selfreward.stages.gate import GateIdentity, gate_identity
 from selfreward.stages.judgements import JudgementsIdentity, judgements_identity
-from selfreward.stages.leaks import LeaksIdentity
+from selfreward.stages.leaks import LeaksIdentity, leaks_identity
 from selfreward.stages.new_prompts import NewPromptsIdentity
 from selfreward.stages.pairs import PairsIdentity
 from selfreward.stages.parity import ParityIdentity
@@ -78,12 +79,11 @@ class StageSettings:
 
     @property
     def leaks(self) -> LeaksIdentity:
-        gate = self.cfg.gate
-        return LeaksIdentity(gate.contamination, gate.run_of_words, gate.resemblance)
+        return leaks_identity(self.cfg.gate)
 
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False, measures: bool = False) -> SeedsIdentity:
         """Of what is learned from; what only `measures` stays as it is."""
-        leaks = LeaksIdentity("ignore", None, None) if measures else self.leaks
+        leaks = LeaksIdentity(False, None, None) if measures else self.leaks
         personal = "ignore" if measures else self.cfg.gate.personal
         return seeds_identity(key, file, self.cfg.data, leaks, personal, held_out=held_out)
 
@@ -121,10 +121,17 @@ class StageSettings:
         return PerplexityIdentity(self.engine("sampling"), e.bootstrap_samples, e.confidence)
 
     @property
+    def templated(self) -> bool:
+        """Whether prompts are drawn from a template, without end."""
+        return self.cfg.prompts.kind in TEMPLATED and self.cfg.generation.kind == "none"
+
+    @property
     def gate(self) -> GateIdentity:
-        written = self.cfg.generation.kind != "none"
-        leaks = self.leaks.never_raising if written else self.leaks
-        return gate_identity(self.cfg.gate, leaks, templated=self.cfg.prompts.kind in TEMPLATED and not written)
+        return gate_identity(self.cfg.gate, self.leaks, templated=self.templated)
+
+    @property
+    def embeddings(self) -> EmbeddingsIdentity:
+        return embeddings_identity(self.cfg.gate)
 
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
         generation = self.cfg.generation
@@ -140,7 +147,7 @@ class StageSettings:
         return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
 
     def new_prompts(self, wanted: int) -> NewPromptsIdentity:
-        leaks = dataclasses.replace(self.leaks, contamination="drop")  # the next proposal takes its place
+        leaks = dataclasses.replace(self.leaks, looked_for=True)  # the next proposal takes its place
         generation = only(self.cfg.generation, new_prompts.SETTINGS)
         return NewPromptsIdentity(generation, leaks, wanted)
 

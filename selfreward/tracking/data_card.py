@@ -45,11 +45,11 @@ class DataCard:
 
 
 def data_cards(iterations: Sequence[Iteration], examples: int = SHOWN) -> list[DataCard]:
-    """The cards of all iterations: of prompts, of rephrased documents, and of what people wrote."""
+    """The cards of all iterations: of prompts, of documents, and of what people wrote."""
     cards: list[DataCard] = []
     for number, iteration in enumerate(iterations):
-        if "rephrasings" in iteration:
-            cards.append(_rephrasings_card(number, iteration, examples))
+        if "chunks" in iteration:
+            cards.append(_documents_card(number, iteration, examples))
         cards += [_people_card(number, name, iteration) for name in ("demonstrations", "ratings") if name in iteration]
         if "prompts" in iteration:
             cards.append(_prompts_card(number, iteration, examples))
@@ -99,31 +99,34 @@ def _prompts_card(number: int, iteration: Iteration, examples: int) -> DataCard:
     return DataCard(number, f"Prompts of iteration {number}", origin, steps, facts, shown, risks)
 
 
-def _rephrasings_card(number: int, iteration: Iteration, examples: int) -> DataCard:
-    chunks, made = iteration["chunks"], iteration["rephrasings"]
-    metrics = made.metrics
-    steps = [*_left_out(chunks.metrics, "first_left_out"), Step("documents", chunks.metrics["documents"])]
-    steps.append(Step("chunks of those not held out", metrics["rephrasings"]))
-    steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
-    steps.append(Step("rephrasings used", metrics["used"]))
+def _documents_card(number: int, iteration: Iteration, examples: int) -> DataCard:
+    """Of documents, and of what a policy made of them where it rephrased any."""
+    chunks, rephrasings = iteration["chunks"], iteration.get("rephrasings")
     learned = iteration["pretrained"].metrics if "pretrained" in iteration else {}  # no step is taken for 0 tokens
-    kinds = {"real_tokens": "real texts", "rephrased_tokens": "rephrasings"}
-    steps += [Step(f"tokens of {said} learned from", learned.get(name, 0)) for name, said in kinds.items()]
-    facts = {
-        "documents held out": f"{chunks.metrics['held_out']}",
-        "styles": ", ".join(f"{name} {count}" for name, count in metrics["used_by_style"].items()),
-        "numbers kept": percent(metrics["numbers_kept"]),
-        "names kept": percent(metrics["names_kept"]),
-    }
-    if metrics["used"]:
-        facts |= {"words": f"{metrics['mean_words']:.1f} on average", **_variety(metrics)}
+    steps = [*_left_out(chunks.metrics, "first_left_out"), Step("documents", chunks.metrics["documents"])]
+    facts = {"documents held out": f"{chunks.metrics['held_out']}"}
+    texts = chunks.read(Chunk)
+    shown = [chunk.text for chunk in texts if not chunk.held_out]
+    steps.append(Step("chunks of those not held out", len(shown)))
+    title, origin = "Documents", f"Chunks of the documents in {chunks.metrics['file']}"
+    risks = [_LACKS, _personal(chunks.manifest.config["personal"]), _OTHER_WORDS]
+    taken = [Step("tokens of real texts learned from", learned.get("real_tokens", 0))]
+    if rephrasings:
+        metrics = rephrasings.metrics
+        steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
+        steps.append(Step("rephrasings used", metrics["used"]))
+        facts["styles"] = ", ".join(f"{name} {count}" for name, count in metrics["used_by_style"].items())
+        facts |= {f"{kind} kept": percent(metrics[f"{kind}_kept"]) for kind in ("numbers", "names")}
+        if metrics["used"]:
+            facts |= {"words": f"{metrics['mean_words']:.1f} on average", **_variety(metrics)}
+        before = {chunk.chunk_id: chunk.text for chunk in texts}
+        used = [one for one in rephrasings.read(Rephrasing) if not one.left_out]
+        shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in used]
+        title, origin = "Rephrased documents", f"{origin}, each in a policy's own words"
+        risks.insert(1, _HABITS)
+        taken.append(Step("tokens of rephrasings learned from", learned.get("rephrased_tokens", 0)))
     facts |= _redacted(chunks.metrics)
-    before = {chunk.chunk_id: chunk.text for chunk in chunks.read(Chunk)}
-    used = (one for one in made.read(Rephrasing) if not one.left_out)
-    shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in islice(used, examples)]
-    origin = f"Chunks of the documents in {chunks.metrics['file']}, each in a policy's own words."
-    risks = [_LACKS, _HABITS, _personal(chunks.manifest.config["personal"]), _OTHER_WORDS]
-    return DataCard(number, "Rephrased documents", origin, steps, facts, shown, risks)
+    return DataCard(number, title, f"{origin}.", [*steps, *taken], facts, shown[:examples], risks)
 
 
 def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
@@ -160,9 +163,10 @@ def _facts(iteration: Iteration) -> Iterator[tuple[str, str]]:
     yield "self-BLEU", f"{gate['self_bleu']:.2f}"
     if source.get("mean_nearest_seed") is not None:
         yield "ROUGE-L to the nearest seed", f"{source['mean_nearest_seed']:.2f} on average"
-    if "mean_distance" in gate:
-        yield "mean distance of embeddings", f"{gate['mean_distance']:.2f}"
-        yield "evenness of their clusters", f"{gate['cluster_evenness']:.2f}"
+    apart = iteration["embeddings"].metrics if "embeddings" in iteration else {}
+    if "mean_distance" in apart:
+        yield "mean distance of embeddings", f"{apart['mean_distance']:.2f}"
+        yield "evenness of their clusters", f"{apart['cluster_evenness']:.2f}"
     yield from _redacted(gate).items()
 
 

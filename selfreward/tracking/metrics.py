@@ -11,17 +11,18 @@ from selfreward.cap import GIB
 from selfreward.store import Artifact, Cost, Manifest
 
 Iteration = Mapping[str, Artifact]
-"""An iteration's artifacts by the names of the loop: source, prompts, candidates, judgements, pairs, references,
-policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's answers are
-kept for it, agreement and imitation. Iteration 0 has policy, parity, where policy 0 is tuned the base model's
-base_parity, those of the evaluation, what policy 0 comes from (chunks, rephrasings, pretrained, demonstrations,
+"""An iteration's artifacts by the names of the loop: source, prompts, embeddings, candidates, judgements, pairs,
+references, policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's
+answers are kept for it, agreement and imitation. Iteration 0 has policy, parity, where policy 0 is tuned the base
+model's base_parity, those of the evaluation, what policy 0 comes from (chunks, rephrasings, pretrained, demonstrations,
 ratings), what is measured by (people, grader), and of further engines judge_parity and evaluation_parity."""
 
 PASS_RATE = "evaluation/pass_rate/"
 """What the pass rates of categories begin with."""
 
 NAMES = {
-    "prompts": ("prompts", "mean_words", "distinct_2", "self_bleu", "mean_distance", "cluster_evenness"),
+    "prompts": ("prompts", "mean_words", "distinct_2", "self_bleu"),
+    "embeddings": ("mean_distance", "cluster_evenness"),
     "source": ("mean_nearest_seed", "looked_at"),
     "candidates": ("candidates", "mean_tokens", "finished_share", "distinct_share", "prompts_too_long"),
     "judgements": ("mean_score", "parse_failure_rate", "score_mass"),

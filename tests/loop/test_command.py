@@ -196,7 +196,7 @@ def test_a_sweep_gives_each_point_a_folder_and_shares_what_they_share(tiny_model
         stage.name: len(list(stage.glob("*/manifest.json"))) for stage in artifacts.iterdir() if stage.name[0] != "."
     }
     # Policy 0 and two others; held-out answers of all three; all of iteration 1 before training once.
-    once = {"gate": 1, "pairs": 1, "references": 1, "parity": 3}
-    assert stages == {"policies": 3, "prompts": 2, "candidates": 4, "judgements": 4, "evaluations": 3, **once}
+    once = {"leaks": 1, "gate": 1, "pairs": 1, "references": 1, "parity": 3}
+    assert stages == {"policies": 3, "prompts": 3, "candidates": 4, "judgements": 4, "evaluations": 3, **once}
     points = [path.parent for path in (tmp_path / "outputs" / "default").glob("*/report.html")]
     assert {json.loads((point / "config.json").read_text())["train"]["beta"] for point in points} == {0.05, 0.2}

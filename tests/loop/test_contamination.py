@@ -1,4 +1,4 @@
-"""Nothing that a policy is evaluated on is learned from: a run with such a text stops before it trains."""
+"""Nothing that a policy is evaluated on is learned from: a run with such a text stops before anything is made."""
 
 from __future__ import annotations
 
@@ -32,13 +32,29 @@ def _written(path: Path, rows: list[dict[str, str]]) -> str:
     return str(path)
 
 
-def test_a_planted_prompt_stops_the_run_before_anything_is_made_of_it(planted: RunConfig) -> None:
+def test_a_planted_prompt_stops_the_run_before_any_policy_answers(planted: RunConfig) -> None:
+    """In whichever iteration it would be asked: each of three takes two of the six."""
+    planted.iteration, planted.prompts.per_iteration = 3, 2
     recorder = Recorder()
     with pytest.raises(
         ContaminationError, match=r"^1 of 6 prompts are in an evaluation: .* of held_out; take them out"
     ):
         run_loop(planted, recorder)
-    assert recorder.computed[-1] == "prompts"  # the gate is next
+    assert recorder.computed[-1] == "leaks"
+    assert not {"candidates", "gate"} & {*recorder.computed}
+
+
+def test_the_remedy_makes_nothing_anew(planted: RunConfig, tmp_path: Path) -> None:
+    planted.iteration = 0
+    rows = [{"prompt": PLANTED, "response": "Dear mayor."}, {"prompt": "Say yes.", "response": "Yes."}]
+    planted.tuning.demonstrations.path = _written(tmp_path / "answers.jsonl", rows)
+    recorder = Recorder()
+    with pytest.raises(ContaminationError, match=r"^1 of 2 people's prompts"):
+        run_loop(planted, recorder)
+    again = Recorder()
+    planted.gate.contamination, planted.tuning.warmup_ratio = "drop", 0.0
+    run_loop(planted, again)
+    assert again.reused[: len(recorder.computed)] == recorder.computed
 
 
 def test_dropped_it_is_not_asked(planted: RunConfig) -> None:
@@ -111,7 +127,7 @@ def test_an_answer_to_measure_by_is_looked_for_in_documents_unless_many_would_sa
     demonstrations = planted.tuning.demonstrations
     demonstrations.path, demonstrations.held_out = _written(tmp_path / "answers.jsonl", people), 1
     planted.tuning.most_demonstrations, planted.iteration = 0, 0
-    texts = [f"House {n} is old. {answer}" for n in range(3)]
+    texts = [*(f"House {n} is old. {answer}" for n in range(3)), "The sea is cold in March.", "Bread is made of flour."]
     planted.documents.path = _written(tmp_path / "texts.jsonl", [{"text": text} for text in texts])
     planted.documents.held_out, planted.documents.most_tokens, planted.documents.max_new_tokens = 1, 0, 8
     planted.gate.resemblance = 1.0

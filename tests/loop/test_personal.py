@@ -48,6 +48,17 @@ def test_people_s_answers_and_ratings_are_redacted_and_counted(people: RunConfig
     assert {row.response for row in measured} <= {SAID.format(n) for n in range(4)}
 
 
+def test_an_independent_judge_s_prompts_are_kept_apart_as_people_wrote_them(people: RunConfig) -> None:
+    """Once redacted they are all one."""
+    people.evaluation.judge, people.tuning.ratings.held_out, people.tuning.demonstrations.held_out = "independent", 2, 0
+    rows = [{"prompt": f"What is the word of ann{n}@example.org?", "response": "None.", "score": n} for n in range(4)]
+    Path(str(people.tuning.ratings.path)).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (made,) = run_loop(people)
+    kept = {row.prompt_id for row in made["grader_prompts"].read(Rating)}
+    assert len(kept) == 2
+    assert made["demonstrations"].metrics["left_out"]["is a prompt that is kept to measure by"] == 2
+
+
 def test_an_answer_that_is_ranked_in_two_groups_stays_in_both(people: RunConfig, tmp_path: Path) -> None:
     ranked = [[("A", 0), ("B", 1)], [("C", 0), ("A", 1)]]
     rows = [

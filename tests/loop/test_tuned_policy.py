@@ -139,6 +139,13 @@ def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_polic
     assert made["policy"].metrics["examples"] == made["demonstrations"].manifest.rows
 
 
+def test_of_ratings_kept_for_a_judge_those_measured_by_are_counted_alone(people: RunConfig) -> None:
+    people.tuning.epochs, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 15
+    (made,) = run_loop(people)
+    lost = made["grader_ratings"].metrics["left_out"].get("is a prompt that is kept to measure by", 0)
+    assert lost == 30 - made["grader_ratings"].manifest.rows
+
+
 def test_where_nothing_is_to_be_learned_policy_0_is_the_base_model_and_measured_all_the_same(people: RunConfig) -> None:
     people.tuning.most_demonstrations, people.tuning.demonstrations.held_out = 0, 5
     people.tuning.most_ratings = 0

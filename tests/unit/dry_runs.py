@@ -36,6 +36,7 @@ class DryStore(Store[Tools]):
         references = {name: parent.reference for name, parent in (parents or {}).items()}
         identifier = artifact_id(stage.name, stage.version, config, references, seed)
         enough: dict[str, Any] = dict.fromkeys(("came", "prompts"), self.tools.cfg.prompts.per_iteration)
+        enough["complaint"] = None
         manifest = Manifest(stage.name, stage.version, identifier, None, references, seed, {}, enough, Cost())
         return Artifact(Path(), manifest)
 

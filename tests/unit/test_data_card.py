@@ -96,9 +96,10 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
         Rephrasing("c", "easy", "In other words.", "", 0.8, None),
         Rephrasing("d", "hard", "In", "is cut off", 0, 0),
     ]
+    texts = [Chunk(name, "a.txt", "A text.", 3, name == "g") for name in "cdefg"]
     first: Iteration = {
         **maker.first(),
-        "chunks": maker.artifact("chunks", chunks, [Chunk("c", "a.txt", "A text.", 3, False)], {"personal": "redact"}),
+        "chunks": maker.artifact("chunks", chunks, texts, {"personal": "redact"}),
         "rephrasings": maker.artifact("rephrasings", made, rows),
         "pretrained": maker.artifact("policies", {"real_tokens": 30, "rephrased_tokens": 10}),
     }
@@ -119,6 +120,22 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
     assert "- redacted: 2 phone" in text
     assert "- distinct-1, distinct-2: 1.00, 0.50" in text
     assert "1. A text. (easy:) In other words." in text
+
+
+def test_documents_that_nobody_rephrased_have_a_card_of_their_own(tmp_path: Path) -> None:
+    maker = Maker(tmp_path)
+    chunks = {"documents": 2, "left_out": {}, "first_left_out": {}, "file": "notes", "held_out": 1, "redacted": {}}
+    texts = [Chunk(name, "a.txt", f"Text {name}.", 3, name == "d") for name in "cd"]
+    first: Iteration = {**maker.first(), "chunks": maker.artifact("chunks", chunks, texts, {"personal": "redact"})}
+    (card,) = data_cards([first])
+    assert (card.title, card.origin) == ("Documents", "Chunks of the documents in notes.")
+    assert [(step.name, step.count) for step in card.steps] == [
+        ("documents", 2),
+        ("chunks of those not held out", 1),
+        ("tokens of real texts learned from", 0),
+    ]
+    assert card.examples == ["Text c."]
+    assert not any("policy wrote" in risk for risk in card.risks)
 
 
 def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path: Path) -> None:

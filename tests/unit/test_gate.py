@@ -11,7 +11,7 @@ from selfreward.config import GateConfig
 from selfreward.errors import ContaminationError, GenerationError
 from selfreward.records import Prompt, Rating, prompt_id
 from selfreward.stages.gate import GATE, check_passed, gate_identity
-from selfreward.stages.leaks import LeaksIdentity
+from selfreward.stages.leaks import LEAKS, check_clean, leaks_identity
 from selfreward.store import Artifact, Store
 from tests.unit.making import artifact, tools
 
@@ -20,16 +20,25 @@ FINE = ["Name three rivers in Africa.", "Explain how a lock works to a child.", 
 
 
 def passed(folder: Path, *texts: str, templated: bool = False, **gate: Any) -> Artifact:
+    """What the gate makes of prompts."""
+    store, cfg = Store(folder, tools()), GateConfig(**gate)
+    return store.run(GATE, gate_identity(cfg, leaks_identity(cfg), templated=templated), came(store, *texts))
+
+
+def looked_through(folder: Path, *texts: str) -> Artifact:
+    """What is said of prompts before any is asked."""
     store = Store(folder, tools())
+    return store.run(LEAKS, leaks_identity(GateConfig()), came(store, *texts))
+
+
+def came(store: Store[Any], *texts: str) -> dict[str, Artifact]:
+    """Prompts, and what policies are evaluated on."""
     asked = artifact(store, "prompts", [Prompt(prompt_id(text), text, "") for text in texts], Prompt)
     held_out = artifact(store, "held", [Prompt(prompt_id(HELD_OUT), HELD_OUT, "")], Prompt)
     people = artifact(
         store, "ratings", [Rating("r", "Which planet is the largest of them all?", "Jupiter.", 5.0)], Rating
     )
-    parents = {"prompts": asked, "held_out": held_out, "people": people}
-    cfg = GateConfig(**gate)
-    leaks = LeaksIdentity(cfg.contamination, cfg.run_of_words, cfg.resemblance)
-    return store.run(GATE, gate_identity(cfg, leaks, templated=templated), parents)
+    return {"prompts": asked, "held_out": held_out, "people": people}
 
 
 def texts(made: Artifact) -> list[str]:
@@ -45,25 +54,33 @@ def test_what_is_fine_passes_in_its_order(tmp_path: Path) -> None:
 
 
 def test_a_planted_prompt_stops_the_run_and_the_line_names_both_texts_and_the_remedy(tmp_path: Path) -> None:
-    planted = f"As before: {HELD_OUT}"
+    found = looked_through(tmp_path, *FINE, f"As before: {HELD_OUT}")
     with pytest.raises(ContaminationError) as raised:
-        passed(tmp_path, *FINE, planted)
+        check_clean(GateConfig(), found)
     line = str(raised.value)
     assert line.startswith('1 of 4 prompts are in an evaluation: "As before: Write a letter')
     assert "of held_out; take them out, or set gate.contamination=drop" in line
     assert "\n" not in line
+    check_clean(GateConfig(contamination="drop"), found)
 
 
 def test_people_s_ratings_are_an_evaluation_too(tmp_path: Path) -> None:
+    found = looked_through(tmp_path, "Tell me: which planet is the largest of them all?")
     with pytest.raises(ContaminationError, match="of people"):
-        passed(tmp_path, "Tell me: which planet is the largest of them all?")
+        check_clean(GateConfig(), found)
 
 
-@pytest.mark.parametrize(("contamination", "left"), [("drop", FINE), ("ignore", [*FINE, HELD_OUT])])
-def test_a_leak_may_be_dropped_or_ignored(tmp_path: Path, contamination: str, left: list[str]) -> None:
+def test_where_nothing_leaks_nothing_stops(tmp_path: Path) -> None:
+    found = looked_through(tmp_path, *FINE)
+    check_clean(GateConfig(), found)
+    assert (found.metrics["prompts"], found.metrics["leaks"]) == (3, 0)
+
+
+@pytest.mark.parametrize(("contamination", "left"), [("raise", FINE), ("drop", FINE), ("ignore", [*FINE, HELD_OUT])])
+def test_a_leak_does_not_pass_unless_it_is_ignored(tmp_path: Path, contamination: str, left: list[str]) -> None:
     made = passed(tmp_path, *FINE, HELD_OUT, contamination=contamination)
     assert texts(made) == left
-    assert made.metrics["left_out"] == ({"is evaluated on": 1} if contamination == "drop" else {})
+    assert made.metrics["left_out"] == ({} if contamination == "ignore" else {"is evaluated on": 1})
 
 
 def test_two_questions_about_one_text_are_two_prompts_unless_they_are_alike(tmp_path: Path) -> None:
@@ -94,6 +111,12 @@ def test_personal_data_is_redacted_and_counted_or_its_prompt_dropped(tmp_path: P
     assert texts(passed(tmp_path, *FINE, personal, personal="ignore")) == [*FINE, personal]
 
 
+def test_what_is_dropped_as_personal_makes_no_duplicate_of_another(tmp_path: Path) -> None:
+    story = "Write a short story about a cat that learns to swim in the cold sea with its friends"
+    made = passed(tmp_path, f"{story} ann@example.com.", f"{story}.", personal="drop")
+    assert texts(made) == [f"{story}."]
+
+
 def test_prompts_that_differ_in_what_is_redacted_alone_are_one_prompt(tmp_path: Path) -> None:
     one, other = (f"Reply to {name}@example.com about the invoice." for name in ("ann", "bob"))
     made = passed(tmp_path, one, *FINE, other, near_duplicates="ignore")
@@ -106,15 +129,15 @@ def test_redaction_hides_no_leak_and_no_language(tmp_path: Path) -> None:
     german = "Schreibe bitte eine kurze Antwort an ann.b@example.com über die Rechnung der letzten Woche."
     made = passed(tmp_path, *FINE, german, language="en")
     assert texts(made) == FINE
-    with pytest.raises(ContaminationError):
-        passed(tmp_path / "leak", *FINE, HELD_OUT.replace("Write", "Send ann.b@example.com this: write"))
+    leak = HELD_OUT.replace("Write", "Send ann.b@example.com this: write")
+    assert texts(passed(tmp_path / "leak", *FINE, leak)) == FINE
 
 
 def test_a_prompt_whose_answer_is_checked_is_not_redacted(tmp_path: Path) -> None:
     store = Store(tmp_path, tools())
     asked = Prompt("a", "Which is longer, ann@example.com or bo@example.com?", "", '[{"kind": "final_answer"}]')
     parents = {"prompts": artifact(store, "prompts", [asked], Prompt)}
-    leaks = LeaksIdentity("raise", 13, 0.8)
+    leaks = leaks_identity(GateConfig())
     assert store.run(GATE, gate_identity(GateConfig(), leaks, templated=False), parents).read(Prompt) == [asked]
 
 

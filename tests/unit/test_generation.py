@@ -189,7 +189,7 @@ def kept(store: Store[Any], proposals: list[str], wanted: int = 3, before: Artif
     generation = {name: getattr(GenerationConfig(kind="self_instruct"), name) for name in SETTINGS}
     return store.run(
         NEW_PROMPTS,
-        NewPromptsIdentity(generation, LeaksIdentity("drop", 13, 0.8), wanted),
+        NewPromptsIdentity(generation, LeaksIdentity(True, 13, 0.8), wanted),
         parents | ({"kept": before} if before else {}),
     )
 

@@ -35,6 +35,7 @@ from selfreward.stages.base_policy import BasePolicyIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
 from selfreward.stages.chunks import ChunksIdentity
 from selfreward.stages.document_prompts import DocumentPromptsIdentity
+from selfreward.stages.embeddings import EmbeddingsIdentity
 from selfreward.stages.evaluate import EvaluationIdentity
 from selfreward.stages.gate import GateIdentity
 from selfreward.stages.judgements import JudgementsIdentity
@@ -132,7 +133,7 @@ def test_execution_settings_can_never_reach_the_hash(settings: Execution) -> Non
 
 ENGINE = EngineIdentity("server", merge_adapter=False, tokenizer="theirs", model="one")
 SOURCE = SourceIdentity("file", "abc", "prompt", "category", "split", None, 4, {})
-LEAKS = LeaksIdentity("raise", 13, 0.8)
+LEAKS = LeaksIdentity(True, 13, 0.8)
 MODEL = ModelIdentity("abc", "float32", "none")
 IDENTITIES: list[Any] = [
     SamplingConfig(),
@@ -163,7 +164,8 @@ IDENTITIES: list[Any] = [
     ProposalsIdentity({"kind": "evolve"}, 1, 0, ("words",), ENGINE),
     NewPromptsIdentity({"kind": "evolve"}, LEAKS, 16),
     DocumentPromptsIdentity(1, 16),
-    GateIdentity({"personal": "redact"}, LEAKS, templated=False, embedding=None),
+    GateIdentity({"personal": "redact"}, LEAKS, templated=False),
+    EmbeddingsIdentity("abc"),
 ]
 
 

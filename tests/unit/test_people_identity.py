@@ -26,7 +26,7 @@ def test_an_independent_judge_learns_from_what_was_looked_through_too(cfg: RunCo
     assert {"grader_ratings", "grader"} <= moved(before, artifacts(cfg))[0]
 
 
-@pytest.mark.parametrize(("key", "value"), [("contamination", "drop"), ("run_of_words", 20), ("resemblance", 0.5)])
+@pytest.mark.parametrize(("key", "value"), [("contamination", "ignore"), ("run_of_words", 20), ("resemblance", 0.5)])
 def test_what_counts_as_a_leak_is_nothing_to_what_measures(cfg: RunConfig, key: str, value: object) -> None:
     learn_from_people(cfg)
     cfg.tuning.demonstrations.held_out = 1

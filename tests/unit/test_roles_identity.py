@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfreward.config import EngineConfig, RunConfig
-from selfreward.stages.settings import StageSettings
 from tests.unit.dry_runs import POLICY, artifacts, iterations, learn_from_people, moved, read_documents
 
 # Other engines by role
@@ -30,12 +30,28 @@ def test_another_server_is_held_against_training_anew_and_nothing_else_moves(cfg
 
 
 def test_what_a_policy_wrote_is_left_out_where_it_is_evaluated_on_and_stops_no_run(cfg: RunConfig) -> None:
-    assert StageSettings(cfg).gate.leaks.contamination == "raise"
-    for kind in ("documents", "self_instruct"):
-        cfg.generation.kind = kind
-        assert StageSettings(cfg).gate.leaks.contamination == "drop"
-    cfg.gate.contamination = "ignore"
-    assert StageSettings(cfg).gate.leaks.contamination == "ignore"
+    assert "leaks" in artifacts(cfg)[0]
+    cfg.generation.kind = "self_instruct"
+    assert "leaks" not in artifacts(cfg)[0]
+
+
+@pytest.mark.parametrize("learns", [learn_from_people, read_documents])
+def test_to_leave_out_what_would_stop_the_run_makes_nothing_anew(cfg: RunConfig, learns: Any) -> None:
+    learns(cfg)
+    before = artifacts(cfg)
+    cfg.gate.contamination = "drop"
+    assert moved(before, artifacts(cfg)) == [{"leaks"}, set()]  # nobody asks for it any more
+
+
+def test_rephrasings_of_which_nothing_is_made_steer_nothing(cfg: RunConfig) -> None:
+    read_documents(cfg)
+    cfg.documents.rephrased_share = 0.0
+    before = artifacts(cfg)
+    assert "rephrasings" not in before[0]
+    cfg.documents.styles = "easy"
+    assert moved(before, artifacts(cfg)) == [set(), set()]
+    cfg.generation.kind, cfg.documents.styles = "documents", "question_answer"  # they are asked about
+    assert "rephrasings" in artifacts(cfg)[0]
 
 
 def test_an_engine_is_its_settings_and_not_its_name(cfg: RunConfig) -> None:

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError, DataError
-from selfreward.seeds.read import read_demonstrations
 from tests.unit.seed_files import demonstrations, jsonl, ratings, reply, tree
 
 GOOD = {"prompt": "Name a colour.", "response": "Red.", "score": 4}
@@ -216,18 +214,6 @@ def test_ranks_that_are_null_are_none_beside_scores(tmp_path: Path) -> None:
     answers = [{"response": "a", "score": 1, "rank": None}, {"response": "b", "score": 4, "rank": None}]
     found = ratings(jsonl(tmp_path, {"prompt": "Hi", "responses": answers}), format="groups")
     assert [rating.score for rating in found.train] == [1, 4]
-
-
-def test_prompts_to_measure_by_are_not_learned_from(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, *(GOOD | {"prompt": f"Question {i}?"} for i in range(9)))
-    cfg = SeedFileConfig(str(path), held_out=3)
-    everything = read_demonstrations("tuning.demonstrations", cfg, DataConfig())
-    measured = {everything.train[0].prompt_id, everything.held_out[0].prompt_id}
-    found = read_demonstrations("tuning.demonstrations", cfg, DataConfig(), but=measured)
-    assert found.train == everything.train[1:]
-    assert found.held_out == everything.held_out[1:]  # what is left out moves nothing else
-    assert found.kept_apart == everything.kept_apart == 3  # its own are kept apart in either case, and no loss
-    assert found.skipped.counts == {"is a prompt that is kept to measure by": 1}
 
 
 @pytest.mark.parametrize(

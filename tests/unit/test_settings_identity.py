@@ -65,6 +65,7 @@ SPECIAL = {  # where any other value will not do
     "tuning.verdicts": "both",
     "documents.styles": "easy",
     "evaluation.judge": "independent",
+    "gate.contamination": "ignore",
 }
 READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
     "seed",
@@ -204,7 +205,20 @@ def test_a_model_that_measures_how_far_prompts_are_apart_is_its_files_and_not_it
     cfg.gate.embedding_model = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
     assert artifacts(cfg) == before
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"other weights")
-    assert "prompts" in moved(before, artifacts(cfg))[1]
+    assert moved(before, artifacts(cfg)) == [set(), {"embeddings"}]
+
+
+def test_to_measure_how_far_prompts_are_apart_makes_no_other_policy(cfg: RunConfig) -> None:
+    before = artifacts(cfg)
+    cfg.gate.embedding_model = cfg.model.name
+    assert moved(before, artifacts(cfg)) == [set(), set()]
+
+
+def test_a_judge_that_asks_no_model_has_no_mode(cfg: RunConfig) -> None:
+    cfg.judge.kind = "length"
+    before = artifacts(cfg)
+    cfg.judge.mode, cfg.judge.samples = "sampled", 9
+    assert artifacts(cfg) == before
 
 
 @pytest.mark.parametrize("key", sorted(EXECUTION))
@@ -233,7 +247,7 @@ def test_a_model_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -
     cfg.model.name = str(shutil.copytree(cfg.model.name, tmp_path / "copy"))
     assert artifacts(cfg) == before
     (tmp_path / "copy" / "model.safetensors").write_bytes(b"Weights")
-    assert moved(before, artifacts(cfg)) == [{*before[0]}, {*before[1]} - {"source", "prompts"}]
+    assert moved(before, artifacts(cfg)) == [{*before[0]} - {"leaks"}, {*before[1]} - {"source", "prompts"}]
 
 
 def test_a_prompt_file_is_its_bytes_and_not_its_path(cfg: RunConfig, tmp_path: Path) -> None:
