@@ -69,12 +69,13 @@ class Costs:
         if quantization != "none" and kind != "cuda":
             remedy = "bitsandbytes computes it on CUDA; set engine.device=cuda, or use none"
             raise ConfigError("train.quantization", quantization, remedy)
-        if like and like.cfg.train.quantization == quantization:
-            self._skeleton = like._skeleton
-        else:
+        self._skeletons: dict[str, Skeleton] = like._skeletons if like else {}
+        if quantization not in self._skeletons:
             fused = cfg.speed.fused_adapter and quantization == "none"  # quantised layers keep peft's forward
             speed = dataclasses.replace(cfg.speed, fused_adapter=fused)
-            self._skeleton = Skeleton(config, cfg.model.dtype, cfg.train.lora, eager=kind == "cpu", speed=speed)
+            made = Skeleton(config, cfg.model.dtype, cfg.train.lora, eager=kind == "cpu", speed=speed)
+            self._skeletons[quantization] = made
+        self._skeleton = self._skeletons[quantization]
 
     def under(self, cfg: RunConfig) -> Costs:
         """The costs of the same model under other settings."""

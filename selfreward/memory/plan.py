@@ -6,6 +6,7 @@ The plan never changes what is made: not the batch of a step, not the longest te
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,8 +123,8 @@ class Plan:
     def _fit(self, sizes: Sequence[int], cost: Callable[[int, bool], Parts]) -> TrainingFit:
         """The first size that fits, of what a micro-batch costs by its size and whether it is checkpointed.
 
-        A cost is found by tracing a step: so the largest is tried first, which mostly fits, and those between it and
-        the smallest only where that one fits.
+        A cost is found by tracing a step: so the largest is tried first, which mostly fits, and of those between it
+        and the smallest, only where that one fits, as few as it takes.
         """
         too_large: list[TrainingFit] = []
         for checkpointing in checkpointings(self._cfg.memory.gradient_checkpointing):
@@ -137,7 +138,9 @@ class Plan:
             if not self._holds((least := tried(smallest)).total):
                 too_large.append(least)
                 continue
-            return next((fit for fit in map(tried, sizes[1:-1]) if self._holds(fit.total)), least)
+            between = sizes[1:-1]
+            place = bisect_left(between, True, key=lambda size: self._holds(tried(size).total))
+            return tried(between[place]) if place < len(between) else least
         raise self._refusal("training", min(fit.total for fit in too_large))
 
     @property

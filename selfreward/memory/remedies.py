@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from bisect import bisect_left
 from typing import Any
 
 from selfreward.cap import GIB
@@ -48,9 +49,9 @@ def nearest(costs: Costs, limit: int) -> str | None:
         return needed(costs.under(_changed(costs.cfg, change))) <= limit
 
     groups = _groups(costs)
-    for change in (change for group in groups for change in group):
-        if fits(change):
-            return _shown(change)
+    for group in groups:  # in which each takes less than the one before
+        if fits(group[-1]):
+            return _shown(group[bisect_left(group, True, key=fits)])
     together: Change = {}
     for *_, least in groups:
         together |= least

@@ -70,8 +70,9 @@ def test_for_a_gpu_it_says_what_fits_on_cards_of_several_sizes(command: Command)
     fits = cards(out)
     assert fits["24"][0] == "none" and "memory.cap_gb=" in out
     cfg = default(train__quantization="nf4")
+    plan = None
     for size in (48, 64, 80):
-        plan = Plan(LLAMA_70B, cfg, "cuda", limit_gb=size)
+        plan = Plan(LLAMA_70B, cfg, "cuda", limit_gb=size, like=plan)
         fit = plan.fit_training(plan.costs.longest_batch)
         checkpointing = "yes" if fit.gradient_checkpointing else "no"
         expected = [str(fit.micro_batch), checkpointing, f"{fit.total / GIB:.1f}", str(plan.sampling_rows)]
