@@ -17,6 +17,8 @@ from selfreward.tracking.metrics import outside_judge
 from selfreward.training.examples import Example
 from tests.loop.helpers import Recorder, run_loop
 
+MANY = 16  # epochs, in which what people like is learned; where that is not asked, one will do
+
 
 @pytest.fixture
 def people(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
@@ -35,12 +37,13 @@ def people(tiny_config: RunConfig, tmp_path: Path) -> RunConfig:
     cfg = tiny_config
     for file, where in ((cfg.tuning.demonstrations, path), (cfg.tuning.ratings, path), (cfg.people, measured)):
         file.path, file.format = str(where), "groups"
-    cfg.iteration, cfg.tuning.epochs, cfg.tuning.learning_rate = 0, 16, 5e-3
+    cfg.iteration, cfg.tuning.learning_rate = 0, 5e-3
     cfg.memory.micro_batch, cfg.memory.checkpoint_seconds = 8, 30  # many short steps: each would write a checkpoint
     return cfg
 
 
 def test_the_judge_learns_what_people_like_on_prompts_that_it_did_not_see(people: RunConfig) -> None:
+    people.tuning.epochs = MANY
     (made,) = run_loop(people)
     agreement = made["agreement"].metrics
     assert agreement["pairs"] == agreement["pairs_alike"] == 10
@@ -53,7 +56,7 @@ def test_the_judge_learns_what_people_like_on_prompts_that_it_did_not_see(people
 
 
 def test_what_the_base_model_was_before_is_measured_too(people: RunConfig) -> None:
-    people.tuning.epochs, people.tuning.demonstrations.held_out = 1, 5
+    people.tuning.demonstrations.held_out = 5
     (made,) = run_loop(people)
     base = made["policy"].manifest.parents["policy"]
     assert made["base_agreement"].manifest.parents["policy"] == base
@@ -64,7 +67,7 @@ def test_what_the_base_model_was_before_is_measured_too(people: RunConfig) -> No
 
 @pytest.mark.parametrize(("half", "left"), [("most_demonstrations", "ratings"), ("most_ratings", "demonstrations")])
 def test_each_half_can_be_learned_alone_and_both_are_still_measured(people: RunConfig, half: str, left: str) -> None:
-    people.tuning.epochs, people.tuning.demonstrations.held_out = 1, 5
+    people.tuning.demonstrations.held_out = 5
     setattr(people.tuning, half, 0)
     (made,) = run_loop(people)
     assert made["policy"].metrics["examples"] == len(made[left].read(record(left)))
@@ -75,7 +78,7 @@ def test_each_half_can_be_learned_alone_and_both_are_still_measured(people: RunC
 def test_beside_ratings_an_answer_weighs_more(
     people: RunConfig, monkeypatch: pytest.MonkeyPatch, most_ratings: int | None, weight: float
 ) -> None:
-    people.tuning.most_ratings, people.tuning.epochs = most_ratings, 1
+    people.tuning.most_ratings = most_ratings
     taught: list[Example] = []
 
     def noted(examples: list[Example], *others: Any) -> Metrics:
@@ -112,7 +115,7 @@ def test_the_loop_goes_on_from_the_tuned_policy_which_judges_and_opposes(people:
 
 @pytest.mark.parametrize(("verdicts", "lessons"), [("expected", 1), ("sampled", 1), ("both", 2), ("duels", 2)])
 def test_each_rating_is_taught_in_the_modes_that_are_asked_for(people: RunConfig, verdicts: str, lessons: int) -> None:
-    people.tuning.demonstrations.path, people.tuning.verdicts, people.tuning.epochs = None, verdicts, 1
+    people.tuning.demonstrations.path, people.tuning.verdicts = None, verdicts
     (made,) = run_loop(people)
     assert made["policy"].metrics["examples"] == lessons * 2 * 30
 
@@ -131,7 +134,7 @@ def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(peo
 
 
 def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_policy_0_learns(people: RunConfig) -> None:
-    people.tuning.epochs, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 15
+    people.evaluation.judge, people.tuning.ratings.held_out = "independent", 15
     people.tuning.most_ratings = 0
     (made,) = run_loop(people)
     kept = made["grader_ratings"].manifest.rows
@@ -140,7 +143,7 @@ def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_polic
 
 
 def test_of_ratings_kept_for_a_judge_those_measured_by_are_counted_alone(people: RunConfig) -> None:
-    people.tuning.epochs, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 15
+    people.evaluation.judge, people.tuning.ratings.held_out = "independent", 15
     (made,) = run_loop(people)
     lost = made["grader_ratings"].metrics["left_out"].get("is a prompt that is kept to measure by", 0)
     assert lost == 30 - made["grader_ratings"].manifest.rows
@@ -162,7 +165,7 @@ def record(name: str) -> type[Any]:
 
 
 def test_answers_kept_apart_show_how_likely_each_policy_finds_them(people: RunConfig) -> None:
-    people.tuning.demonstrations.held_out = 5
+    people.tuning.demonstrations.held_out, people.tuning.epochs = 5, MANY
     (tuned,) = run_loop(people)
     people.tuning.learning_rate, people.tuning.epochs = 1e-6, 1
     (hardly,) = run_loop(people)
@@ -179,6 +182,7 @@ def test_policy_0_is_the_reference_of_every_iteration_where_it_is_asked_for(peop
 
 
 def test_a_tuned_policy_0_is_held_against_training_with_its_adapter(people: RunConfig) -> None:
+    people.tuning.epochs = MANY
     (made,) = run_loop(people)
     assert made["parity"].manifest.parents["policy"] == made["policy"].reference
     assert made["parity"].metrics["adapter_share"] == pytest.approx(1, abs=0.1)
