@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 
 from selfreward.compose import CONF, compose_run
 from selfreward.config import EngineConfig, RunConfig
+from selfreward.errors import ConfigError
 from selfreward.kinds import check_settings
 from selfreward.run import prepare
 
@@ -106,3 +107,11 @@ def test_an_engine_is_added_under_a_name_and_set_as_the_runs_own_is() -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(HydraException, match="betta"):
         compose_run(["train.betta=0.1"])
+
+
+def test_where_nothing_is_asked_no_source_has_too_few_prompts(tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    given = ["prompts=file", f"prompts.path={tmp_path}/two.jsonl", "prompts.held_out=1", f"output_dir={tmp_path}/run"]
+    with pytest.raises(ConfigError, match=r"^prompts\.per_iteration=16: there are 1 prompts"):
+        prepare(compose_run([*given, "iteration=1", "tracking.wandb=disabled"]))
+    assert len(prepare(compose_run([*given, "iteration=0", "tracking.wandb=disabled"])).train) == 1
