@@ -42,7 +42,7 @@ def checkpointings(wanted: bool | None) -> list[bool]:
 def nearest(costs: Costs, limit: int) -> str | None:
     """The settings to use, `key=value key=value`, under which the run takes no more than `limit` bytes, if any.
 
-    One group of settings is tried after the other, from its own value down; then their least values together.
+    Of the first group whose least value is enough, the nearest that is; else the least values of several together.
     """
 
     def fits(change: Change) -> bool:

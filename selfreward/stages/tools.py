@@ -58,7 +58,7 @@ class Tools:
     @cached_property
     def plan(self) -> Plan:
         """The memory plan. What would not fit is refused here, before the model loads, and so is an outside engine that
-        can't be reached."""
+        can't be reached, even where only training is left."""
         from transformers import AutoConfig  # this and the rest import torch, which a finished run does without
 
         from selfreward.memory.plan import Plan
@@ -71,7 +71,7 @@ class Tools:
         plan.check()
         for role in ("judge", "evaluation"):
             if engine_settings(self.cfg, role).is_outside:
-                self.engine_of(role)  # one that can't be reached is refused here too
+                self.engine_of(role)
         self.say(plan_table(plan))
         return plan
 

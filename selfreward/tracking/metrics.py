@@ -15,7 +15,8 @@ Iteration = Mapping[str, Artifact]
 references, policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's
 answers are kept for it, agreement and imitation. Iteration 0 has policy, parity, where policy 0 is tuned the base
 model's base_parity, those of the evaluation, what policy 0 comes from (chunks, rephrasings, pretrained, demonstrations,
-ratings), what is measured by (people, grader), and of further engines judge_parity and evaluation_parity."""
+ratings), what is held against evaluations (leaks), what is measured by (people, grader, and grader_prompts and
+grader_ratings that it learns from), and of further engines judge_parity and evaluation_parity."""
 
 PASS_RATE = "evaluation/pass_rate/"
 """What the pass rates of categories begin with."""

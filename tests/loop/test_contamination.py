@@ -1,4 +1,4 @@
-"""Nothing that a policy is evaluated on is learned from: a run with such a text stops before anything is made."""
+"""Nothing that a policy is evaluated on is learned from: a run with such a text stops before any policy learns."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_of_ratings_kept_for_a_judge_those_measured_by_are_counted_alone(people:
     people.evaluation.judge, people.tuning.ratings.held_out = "independent", 15
     (made,) = run_loop(people)
     lost = made["grader_ratings"].metrics["left_out"].get("is a prompt that is kept to measure by", 0)
-    assert lost == 30 - made["grader_ratings"].manifest.rows
+    assert 0 < lost == 30 - made["grader_ratings"].manifest.rows
 
 
 def test_where_nothing_is_to_be_learned_policy_0_is_the_base_model_and_measured_all_the_same(people: RunConfig) -> None:

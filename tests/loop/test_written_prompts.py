@@ -191,6 +191,9 @@ def test_documents_may_be_rephrased_and_measured_alone(reading: RunConfig) -> No
     reading.documents.most_tokens = 0
     (made,) = run_loop(reading)
     assert "pretrained" not in made
+    chunks = made["chunks"].read(Chunk)
+    rephrased = {one.chunk_id for one in made["rephrasings"].read(Rephrasing)}
+    assert rephrased == {chunk.chunk_id for chunk in chunks if not chunk.held_out}
     assert made["policy"].reference == made["rephrasings"].manifest.parents["policy"]
 
 
