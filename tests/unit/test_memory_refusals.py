@@ -16,6 +16,7 @@ from selfreward.kinds import KINDS
 from selfreward.memory.plan import Plan
 from selfreward.stages.tools import Tools
 from selfreward.validation import validate
+from tests.settings import override
 from tests.unit.making import tools
 from tests.unit.planning import LLAMA_8B, LLAMA_70B, default, short, slow, tiny
 
@@ -70,7 +71,11 @@ def test_a_layer_of_one_block_alone_is_refused() -> None:
 @pytest.mark.parametrize(("key", "value"), [("sampling_rows", 4096), ("scoring_tokens", 4096)])
 def test_what_was_set_too_large_is_named_with_what_would_fit(key: str, value: int) -> None:
     cfg = default(**{"model__dtype": "float32", "memory__ram_gb": 0.95, f"memory__{key}": value})
-    with pytest.raises(ConfigError, match=rf"needs .* GiB; use memory\.{key}=\d+ or memory\.ram_gb=\S+$"):
+    with pytest.raises(ConfigError, match=rf"needs .* GiB; use memory\.{key}=\d+ or memory\.ram_gb=\S+$") as caught:
+        Plan(tiny(), cfg, "cpu").check()
+    nearest = int(caught.value.remedy.partition(f"{key}=")[2].split()[0])
+    override(cfg, f"memory.{key}", 2 * nearest)
+    with pytest.raises(ConfigError):
         Plan(tiny(), cfg, "cpu").check()
 
 
