@@ -167,10 +167,14 @@ def _leaks(settings: StageSettings, store: Store[Tools], evaluated: Mapping[str,
     cfg = settings.cfg
     if not cfg.iteration or cfg.gate.contamination != "raise" or cfg.generation.kind != "none" or settings.templated:
         return {}
-    prompts = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
-    found = store.run(LEAKS, settings.leaks, {"prompts": prompts, **evaluated})
+    found = store.run(LEAKS, settings.leaks, {"prompts": _all_to_ask(store), **evaluated})
     check_clean(cfg.gate, found)
     return {"leaks": found}
+
+
+def _all_to_ask(store: Store[Tools]) -> Artifact:
+    """The source's prompts, but for those held out."""
+    return store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
 
 
 def _kept_for_a_judge(settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact]) -> Iteration:
@@ -240,8 +244,7 @@ def _written(
     Raises `GenerationError` where the rounds don't suffice.
     """
     cfg = settings.cfg
-    seeds = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=0, per_iteration=None))
-    known = {"seeds": seeds, **{f"iteration_{t}": artifact for t, artifact in enumerate(earlier, start=1)}}
+    known = {"seeds": _all_to_ask(store), **{f"iteration_{t}": artifact for t, artifact in enumerate(earlier, start=1)}}
     evaluations = {f"{EVALUATION}{name}": artifact for name, artifact in evaluated.items()}
     rounds: Iteration = {}
     wanted = cfg.prompts.per_iteration
