@@ -1,10 +1,18 @@
-"""Settings by their keys."""
+"""Settings for tests, and how to set one by its key."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from selfreward.config import RunConfig
+from selfreward.config import PromptsConfig, RunConfig
+
+
+def sound(folder: Path) -> RunConfig:
+    """Settings that are all right."""
+    cfg = RunConfig(output_dir=str(folder / "outputs" / "run"), prompts=PromptsConfig(kind="seed_pool"))
+    cfg.model.name = "somewhere"
+    return cfg
 
 
 def override(cfg: RunConfig, key: str, value: Any) -> None:

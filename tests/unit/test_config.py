@@ -7,19 +7,16 @@ from typing import Any
 
 import pytest
 
-from selfreward.config import EngineConfig, PromptsConfig, RunConfig, artifacts_dir
+from selfreward.config import EngineConfig, RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
-from selfreward.kinds import KINDS, check_settings
+from selfreward.kinds import KINDS
 from selfreward.validation import check_folders, validate
-from tests.settings import override
+from tests.settings import override, sound
 
 
 @pytest.fixture
 def cfg(tmp_path: Path) -> RunConfig:
-    """Settings that are all right."""
-    cfg = RunConfig(output_dir=str(tmp_path / "outputs" / "run"), prompts=PromptsConfig(kind="seed_pool"))
-    cfg.model.name = "somewhere"
-    return cfg
+    return sound(tmp_path)
 
 
 def test_the_defaults_are_all_right(cfg: RunConfig) -> None:
@@ -263,74 +260,6 @@ def test_what_sampling_recorded_is_the_reference_where_it_is_exact(
     for key, value in overrides.items():
         override(cfg, key, value)
     assert cfg.reference_logprobs(sampled=cfg.train.reference == "previous") == taken
-
-
-# Further engines
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            {"judge.engine": "grader"},
-            r"judge.engine=grader: engines has none; \+engine@engines.grader=<choice> adds it",
-        ),
-        (
-            {"evaluation.engine": "gradr", "engines": {"grader": EngineConfig(), "other": EngineConfig()}},
-            r"evaluation.engine=gradr: engines has grader, other; \+engine@engines.gradr=",
-        ),
-        ({"engines": {"grader": EngineConfig(kind="steam")}}, "engines.grader.kind=steam: use one of hf"),
-        ({"engines": {"grader": EngineConfig(device="tpu")}}, "engines.grader.device=tpu: use one of auto, cpu"),
-        (
-            {"engines": {"grader": EngineConfig(device="cuda")}, "engine.device": "cpu"},
-            "engines.grader.device=cuda: the model is in memory once, on engine.device=cpu; leave it out",
-        ),
-        (
-            {"engines": {"grader": EngineConfig(tokenizer="x")}},
-            "engines.grader.tokenizer=x: hf runs the run's own model; set engines.grader.kind=server",
-        ),
-        (
-            {"engines": {"grader": EngineConfig("server", "x", base_url="http://h/v1", model="m", parity_limit=1.0)}},
-            "engines.grader.parity_limit=1.0: an engine with a model of its own is not held against training; leave it",
-        ),
-        (
-            {"engines": {"grader": EngineConfig()}},
-            "engines.grader=hf: it plays no role; set judge.engine=grader or evaluation.engine=grader, or leave it out",
-        ),
-        ({"engine.tokenizer": "x"}, "engine.tokenizer=x: policies answer prompts, .*; put an outside one into engines"),
-    ],
-)
-def test_an_engine_that_can_not_play_its_role_is_refused(
-    cfg: RunConfig, overrides: dict[str, Any], message: str
-) -> None:
-    for key, value in overrides.items():
-        override(cfg, key, value)
-    with pytest.raises(ConfigError, match=rf"^{message}") as caught:
-        check_settings(cfg)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        pytest.param("http://localhost:80a/v1", id="a port that is no number"),
-        pytest.param("http://localhost:99999/v1", id="a port that there is not"),
-        pytest.param("http://[::1/v1", id="half a bracket"),
-        pytest.param("http:///v1", id="no host"),
-        pytest.param("localhost:8000/v1", id="no scheme"),
-    ],
-)
-def test_a_server_s_address_that_no_request_could_reach_is_refused(cfg: RunConfig, url: str) -> None:
-    cfg.engines = {"grader": EngineConfig(kind="server", base_url=url)}
-    with pytest.raises(ConfigError) as caught:
-        check_settings(cfg)
-    assert str(caught.value) == (f"engines.grader.base_url={url}: name the server's address, as in http://host:8000/v1")
-
-
-def test_an_engine_may_be_named_for_more_than_one_role(cfg: RunConfig) -> None:
-    cfg.engines = {"grader": EngineConfig(merge_adapter=True)}
-    cfg.judge.engine = cfg.evaluation.engine = "grader"
-    check_settings(cfg)
 
 
 # Folders
