@@ -76,7 +76,7 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
         policy_0 = store.run(TUNE, settings.tuning, {"policy": policy_0, **seeds}, cfg.seed)
     parity = probe if policy_0 is model else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
     grader = judge.get("grader", policy_0)
-    judge_seed = cfg.seed if cfg.judge.mode == "sampled" else None  # what is not drawn is the same for all seeds
+    judge_seed = cfg.seed if cfg.judge.draws else None  # what is not drawn is the same for all seeds
 
     def agreement(policy: Artifact) -> Artifact:
         judged = {"ratings": people["people"], **settings.judging("judge", policy=policy)}
@@ -201,13 +201,12 @@ def _documents(
     check_clean(cfg.gate, chunks)
     read = {"policy": model, "chunks": chunks}
     made: Iteration = {"chunks": chunks}
-    mixed = cfg.documents.rephrased_share > 0
-    if mixed or cfg.generation.kind == "documents":
+    if cfg.rephrases:
         made["rephrasings"] = store.run(REPHRASINGS, settings.rephrasings, read, cfg.seed)
     made["base_perplexity"] = store.run(PERPLEXITY, settings.perplexity, read)
     if cfg.documents.most_tokens == 0:
         return made
-    learned = {**read, "rephrasings": made["rephrasings"]} if mixed else read
+    learned = {**read, "rephrasings": made["rephrasings"]} if cfg.documents.rephrased_share else read
     policy = store.run(PRETRAIN, settings.pretraining, learned, cfg.seed)
     after = store.run(PERPLEXITY, settings.perplexity, {"chunks": chunks, "policy": policy})
     return {**made, "pretrained": policy, "perplexity": after}

@@ -110,6 +110,9 @@ def _check_across(cfg: RunConfig) -> None:
     if cfg.judge.kind in _VERIFYING and cfg.prompts.kind not in TEMPLATED and cfg.prompts.answer_column is None:
         remedy = f"prompts={cfg.prompts.kind} carry nothing to check; use prompts={' or '.join(TEMPLATED)}, or name "
         raise ConfigError("judge.kind", cfg.judge.kind, remedy + "the column of right answers: prompts.answer_column")
+    if cfg.judge.engine is not None and not cfg.judge.asks_a_model:
+        remedy = f"judge={cfg.judge.kind} asks no model; leave it out, or use judge=expected"
+        raise ConfigError("judge.engine", cfg.judge.engine, remedy)
     _check_sources(cfg)
     _check_languages(cfg)
     _check_people(cfg)

@@ -38,8 +38,20 @@ class JudgeConfig(Identity):
     shard_size: int = number(16, least=1)  # prompts in one unit of work
 
     @property
+    def asks_a_model(self) -> bool:
+        """Else code says what an answer is worth."""
+        return self.kind not in ("length", "verifier")
+
+    @property
+    def draws(self) -> bool:
+        """Whether scores are drawn, so that another seed gives others."""
+        return self.asks_a_model and self.mode == "sampled"
+
+    @property
     def in_use(self) -> dict[str, Any]:
         """The settings that judgements depend on: none of another mode or kind, and not what their engine is called."""
+        if not self.asks_a_model:
+            return {"kind": self.kind, "shard_size": self.shard_size}
         left_out = {"engine"}
         if self.mode != "sampled":
             left_out |= {"samples", "temperature", "top_p", "max_new_tokens"}

@@ -63,6 +63,12 @@ class RunConfig(Execution):
         return reads or bool(self.tuning.learned) or self.evaluation.judge == "independent"
 
     @property
+    def rephrases(self) -> bool:
+        """Whether the model writes documents in other words: to learn from these, or to take questions from them."""
+        used = self.documents.rephrased_share > 0 or self.generation.kind == "documents"
+        return self.documents.path is not None and used
+
+    @property
     def rated(self) -> str | None:
         """The key of the file of people's ratings that a judge is held against; None where there is none."""
         if self.people.path:

@@ -150,7 +150,7 @@ class Costs:
         """
         kinds = self._written_here(rows) if self.cfg.engine.kind == "hf" else []
         judge = self.cfg.judge
-        if judge.mode == "sampled" and "hf" in {engine_settings(self.cfg, role).kind for role in _JUDGING}:
+        if judge.draws and "hf" in {engine_settings(self.cfg, role).kind for role in _JUDGING}:
             kinds.append(self._decoding(rows, self._judged, judge.max_new_tokens, judge.samples))
         if not kinds:
             return {}
@@ -166,7 +166,7 @@ class Costs:
         if self.cfg.generation.kind in WAYS:
             told = self._shown_to_write + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.generation.max_new_tokens, 1))
-        if self.cfg.documents.path:
+        if self.cfg.rephrases:
             told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
         return kinds
@@ -212,11 +212,11 @@ class Costs:
     def longest_served(self) -> int:
         """Tokens of the longest text that is read or written: in a duel a judge reads two answers."""
         answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
-        reply = self.cfg.judge.max_new_tokens if self.cfg.judge.mode == "sampled" else 1
+        reply = self.cfg.judge.max_new_tokens if self.cfg.judge.draws else 1
         texts = [self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_WORDS + reply]
         if self.cfg.generation.kind in WAYS:
             texts.append(self._shown_to_write + SERVED_WORDS + self.cfg.generation.max_new_tokens)
-        if self.cfg.documents.path:
+        if self.cfg.rephrases:
             texts.append(self.cfg.documents.chunk_tokens + SERVED_WORDS + self.cfg.documents.max_new_tokens)
         files = (self.cfg.people, self.cfg.tuning.demonstrations, self.cfg.tuning.ratings)
         if any(file.path for file in files):  # two characters a token, of a prompt and an answer each

@@ -16,7 +16,6 @@ from selfreward.roles import Role, engine_settings
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
-from selfreward.store.identity import only
 
 BINS = 10
 
@@ -32,9 +31,7 @@ class JudgementsIdentity(Identity):
 
 def judgements_identity(judge: JudgeConfig, engine: EngineIdentity) -> JudgementsIdentity:
     """What judgements by these settings depend on."""
-    texts = JUDGES[judge.kind].texts
-    in_use = judge.in_use if texts else only(judge, ("kind", "shard_size"))  # one that asks no model has no mode
-    return JudgementsIdentity(in_use, texts.get(judge.mode, ()), engine)
+    return JudgementsIdentity(judge.in_use, JUDGES[judge.kind].texts.get(judge.mode, ()), engine)
 
 
 def judge(
@@ -55,7 +52,8 @@ def judge(
         return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
 
     work.plan(len(candidates), "candidates")
-    if chosen.texts and engine_settings(tools.cfg, role).kind == "hf":  # other engines take no memory of this process
+    asks_here = settings.asks_a_model and engine_settings(tools.cfg, role).kind == "hf"
+    if asks_here:  # other engines take no memory of this process
         plan = tools.plan
         parts = plan.sampling if settings.mode == "sampled" else plan.costs.scoring(plan.scoring_tokens)
         work.planned_memory = sum(parts.values())

@@ -55,7 +55,7 @@ class StageSettings:
     @property
     def policies_judge(self) -> bool:
         """Whether what judges is the policy, so that each judges in its own way."""
-        return bool(self.judgements("judge").texts) and not engine_settings(self.cfg, "judge").is_outside
+        return self.cfg.judge.asks_a_model and not engine_settings(self.cfg, "judge").is_outside
 
     def parity(self, role: Role) -> ParityIdentity:
         settings = engine_settings(self.cfg, role)

@@ -29,6 +29,10 @@ def cfg(tmp_path: Path) -> RunConfig:
             {"evaluation.engine": "gradr", "engines": {"grader": EngineConfig(), "other": EngineConfig()}},
             r"evaluation.engine=gradr: engines has grader, other; \+engine@engines.gradr=",
         ),
+        (
+            {"judge.kind": "length", "judge.engine": "grader", "engines": {"grader": EngineConfig()}},
+            "judge.engine=grader: judge=length asks no model; leave it out, or use judge=expected",
+        ),
         ({"engines": {"grader": EngineConfig(kind="steam")}}, "engines.grader.kind=steam: use one of hf"),
         ({"engines": {"grader": EngineConfig(device="tpu")}}, "engines.grader.device=tpu: use one of auto, cpu"),
         (

@@ -266,6 +266,12 @@ def test_a_histogram_has_ten_equal_bins_of_which_the_last_holds_the_highest_scor
 # Length
 
 
+def test_the_judges_that_have_words_for_a_model_are_those_that_ask_one() -> None:
+    assert {kind for kind, judge in JUDGES.items() if judge.texts} == {
+        kind for kind in JUDGES if JudgeConfig(kind).asks_a_model
+    }
+
+
 def test_the_length_judge_counts_words_in_any_script(bench: Bench) -> None:
     texts = ["天空是蓝色的。", "天空是蓝色的,因为蓝光散射得最多。"]  # two letters are a word
     made = length.judge([candidate("a", k, text) for k, text in enumerate(texts)], JudgeConfig(kind="length"), bench)

@@ -229,6 +229,16 @@ def test_what_a_policy_writes_besides_answers_is_planned_for(plan: Plan, written
     assert Plan(tiny(), short(**written), "cpu").costs.sampling(8)["keys and values"] > 10 * kept
 
 
+def test_documents_that_are_not_rephrased_take_nothing(plan: Plan) -> None:
+    read = short(documents__path="texts", documents__max_new_tokens=300, documents__rephrased_share=0)
+    assert Plan(tiny(), read, "cpu").costs.sampling(8) == plan.costs.sampling(8)
+
+
+def test_a_judge_that_asks_no_model_decodes_nothing(plan: Plan) -> None:
+    by_length = short(judge__kind="length", judge__mode="sampled", judge__max_new_tokens=300)
+    assert Plan(tiny(), by_length, "cpu").costs.sampling(8) == plan.costs.sampling(8)
+
+
 def test_tuning_is_cut_to_fit_as_training_is() -> None:
     def fit(limit: float | None = None) -> TrainingFit:
         return Plan(tiny(), short(tuning__batch_size=8), "cpu", limit_gb=limit).fit_tuning([(40, 12)] * 20)

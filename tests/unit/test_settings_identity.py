@@ -219,6 +219,7 @@ def test_a_judge_that_asks_no_model_has_no_mode(cfg: RunConfig) -> None:
     before = artifacts(cfg)
     cfg.judge.mode, cfg.judge.samples = "sampled", 9
     assert artifacts(cfg) == before
+    assert not cfg.judge.draws
 
 
 @pytest.mark.parametrize("key", sorted(EXECUTION))
