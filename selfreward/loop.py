@@ -1,4 +1,4 @@
-"""The self-rewarding loop (arXiv 2401.10020), and nothing else: the one place that orders settings.
+"""The self-rewarding loop (arXiv 2401.10020), and nothing else: the one place that orders stages.
 
 Policy 0 is the base model, or what becomes of it on documents and on what people wrote. Iteration t lets policy t-1
 answer prompts and judge its answers, and trains policy t on the pairs that come of it. A policy is evaluated on
@@ -13,6 +13,7 @@ does not let through.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from selfreward.config import RunConfig
@@ -56,79 +57,41 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     it was tuned on.
     """
     settings = StageSettings(cfg)
-    source = store.tools.pool.source
-    model = store.run(BASE_POLICY, BasePolicyIdentity(identity))
-    held_out = store.run(PROMPTS, PromptsIdentity(source, iteration=None, per_iteration=None))
+    base = store.run(BASE_POLICY, BasePolicyIdentity(identity))
+    held_out = store.run(PROMPTS, PromptsIdentity(store.tools.pool.source, iteration=None, per_iteration=None))
     people = _people(settings, store)
     evaluated = {"held_out": held_out, **people}
     measured = settings.parity("sampling")
-    probe = store.run(PARITY, measured, {"policy": model, "prompts": held_out})
-    further = _further_parity(settings, store, {"policy": model, "probe": probe})
+    probe = store.run(PARITY, measured, {"policy": base, "prompts": held_out})
+    further = _further_parity(settings, store, {"policy": base, "probe": probe})
     leaks = _leaks(settings, store, evaluated)
-    judge = _kept_for_a_judge(settings, store, evaluated)
-    seeds = _seeds(settings, store, evaluated, judge)
-    documents = _documents(settings, store, model, evaluated)
-    if judge:
-        learned = {"policy": model, "ratings": judge["grader_ratings"]}
-        judge["grader"] = store.run(GRADER, settings.grader, learned, cfg.seed)
-    policy_0 = documents.get("pretrained", model)
+    independent = _kept_for_a_judge(settings, store, evaluated)
+    seeds = _seeds(settings, store, evaluated, independent)
+    documents = _documents(settings, store, base, evaluated)
+    if independent:
+        learned = {"policy": base, "ratings": independent["grader_ratings"]}
+        independent["grader"] = store.run(GRADER, settings.grader, learned, cfg.seed)
+    policy_0 = documents.get("pretrained", base)
     if seeds:
         policy_0 = store.run(TUNE, settings.tuning, {"policy": policy_0, **seeds}, cfg.seed)
-    parity = probe if policy_0 is model else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
-    grader = judge.get("grader", policy_0)
-    judge_seed = cfg.seed if cfg.judge.draws else None  # what is not drawn is the same for all seeds
-
-    def agreement(policy: Artifact) -> Artifact:
-        judged = {"ratings": people["people"], **settings.judging("judge", policy=policy)}
-        return store.run(AGREEMENT, settings.agreement, judged, judge_seed)
-
-    def imitation(policy: Artifact) -> Artifact:
-        parents = {"demonstrations": people["demonstrations_held_out"], "policy": policy}
-        return store.run(IMITATION, settings.perplexity, parents)
-
-    def evaluation(policy: Artifact, baseline: Artifact | None) -> Iteration:
-        answers = store.run(CANDIDATES, settings.held_out_candidates, {"prompts": held_out, "policy": policy}, cfg.seed)
-        asked = {"candidates": answers, **settings.judging("evaluation", policy=grader)}
-        scores = store.run(HELD_OUT_JUDGEMENTS, settings.judgements("evaluation"), asked, cfg.seed)
-        parents = {"candidates": answers, "judgements": scores}
-        if baseline is not None:
-            parents |= {"baseline": baseline, **settings.judging("evaluation", judge=grader)}
-        report = store.run(EVALUATE, settings.evaluation, parents, cfg.seed)
-        made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
-        if "people" in people and (baseline is None or settings.policies_judge):  # else it is the same for all
-            made["agreement"] = agreement(policy)
-        if "demonstrations_held_out" in people:
-            made["imitation"] = imitation(policy)
-        return made
-
-    before: Iteration = {} if policy_0 is model else {"base_parity": probe}
-    others = {"base": model} if seeds else {}
-    if judge:
-        others["grader"] = grader
-    if "people" in people and settings.policies_judge:  # else all judge alike
-        before |= {f"{name}_agreement": agreement(other) for name, other in others.items()}
-    if seeds and "demonstrations_held_out" in people:
-        before["base_imitation"] = imitation(model)
-    first = evaluation(policy_0, None)
-    made = {**people, **leaks, **judge, **documents, **seeds, **before, "policy": policy_0, "parity": parity, **further}
-    yield made | first
+    parity = probe if policy_0 is base else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
+    evaluation = _Evaluation(settings, store, held_out, people, independent.get("grader", policy_0))
+    before: Iteration = {} if policy_0 is base else {"base_parity": probe}
+    if seeds:
+        before |= _named("base", evaluation.agreement(base) | evaluation.imitation(base))
+    if independent:
+        before |= _named("grader", evaluation.agreement(independent["grader"]))
+    first = evaluation.of(policy_0)
+    made = {**people, **leaks, **independent, **documents, **seeds, **before, **further}
+    yield made | {"policy": policy_0, "parity": parity} | first
     policy = policy_0
     written: list[Artifact] = []
     for t in range(1, cfg.iteration + 1):
-        if cfg.generation.kind == "none":
-            made = {"source": store.run(PROMPTS, PromptsIdentity(source, t, cfg.prompts.per_iteration), seed=cfg.seed)}
-        elif cfg.generation.kind == "documents":
-            asked_about = {name: documents[name] for name in ("chunks", "rephrasings")}
-            made = {"source": store.run(DOCUMENT_PROMPTS, settings.document_prompts(t), asked_about, cfg.seed)}
-        else:
-            writer = policy if cfg.generation.writer == "current" else policy_0
-            made = _written(settings, store, t, writer, evaluated, written)
-            written.append(made["source"])
-        prompts = made["prompts"] = store.run(GATE, settings.gate, {"prompts": made["source"], **evaluated})
-        check_passed(prompts)
-        if cfg.gate.embedding_model:
-            made["embeddings"] = store.run(EMBEDDINGS, settings.embeddings, {"prompts": prompts})
-        candidates = store.run(CANDIDATES, settings.candidates, {"prompts": prompts, "policy": policy}, cfg.seed)
+        writer = policy if cfg.generation.writer == "current" else policy_0
+        made = _prompts(settings, store, t, writer, evaluated, documents, written)
+        candidates = store.run(
+            CANDIDATES, settings.candidates, {"prompts": made["prompts"], "policy": policy}, cfg.seed
+        )
         asked = {"candidates": candidates, **settings.judging("judge", policy=policy)}
         judgements = store.run(JUDGEMENTS, settings.judgements("judge"), asked, cfg.seed)
         pairs = store.run(PAIRS, settings.pairs, {"candidates": candidates, "judgements": judgements})
@@ -141,7 +104,52 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
             )
         policy = made["policy"] = store.run(TRAIN, settings.policy, basis, cfg.seed)
         made["parity"] = store.run(PARITY, measured, {"policy": policy, "probe": probe})
-        yield made | evaluation(policy, first["held_out_candidates"])
+        yield made | evaluation.of(policy, baseline=first["held_out_candidates"])
+
+
+def _named(prefix: str, artifacts: Iteration) -> Iteration:
+    return {f"{prefix}_{name}": artifact for name, artifact in artifacts.items()}
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What every policy is evaluated by: held-out prompts, the policy that judges the answers to them, and what people
+    wrote."""
+
+    settings: StageSettings
+    store: Store[Tools]
+    held_out: Artifact
+    people: Mapping[str, Artifact]
+    judge: Artifact
+
+    def of(self, policy: Artifact, baseline: Artifact | None = None) -> Iteration:
+        """Of a policy: its answers, their scores and their duels with the `baseline`'s; of the first one none."""
+        settings, seed = self.settings, self.settings.cfg.seed
+        asked = {"prompts": self.held_out, "policy": policy}
+        answers = self.store.run(CANDIDATES, settings.held_out_candidates, asked, seed)
+        judged = {"candidates": answers, **settings.judging("evaluation", policy=self.judge)}
+        scores = self.store.run(HELD_OUT_JUDGEMENTS, settings.judgements("evaluation"), judged, seed)
+        parents = {"candidates": answers, "judgements": scores}
+        if baseline is not None:
+            parents |= {"baseline": baseline, **settings.judging("evaluation", judge=self.judge)}
+        report = self.store.run(EVALUATE, settings.evaluation, parents, seed)
+        made = {"held_out_candidates": answers, "held_out_judgements": scores, "evaluation": report}
+        return made | self.agreement(policy, first=baseline is None) | self.imitation(policy)
+
+    def agreement(self, policy: Artifact, *, first: bool = False) -> Iteration:
+        """How the policy's judge agrees with people: once, with the `first` policy, where all have one judge."""
+        if "people" not in self.people or not (first or self.settings.policies_judge):
+            return {}
+        seed = self.settings.cfg.seed if self.settings.cfg.judge.draws else None  # else it is the same for all seeds
+        judged = {"ratings": self.people["people"], **self.settings.judging("judge", policy=policy)}
+        return {"agreement": self.store.run(AGREEMENT, self.settings.agreement, judged, seed)}
+
+    def imitation(self, policy: Artifact) -> Iteration:
+        """How likely the policy finds what people answered."""
+        if "demonstrations_held_out" not in self.people:
+            return {}
+        parents = {"demonstrations": self.people["demonstrations_held_out"], "policy": policy}
+        return {"imitation": self.store.run(IMITATION, self.settings.perplexity, parents)}
 
 
 def _further_parity(settings: StageSettings, store: Store[Tools], parents: Mapping[str, Artifact]) -> Iteration:
@@ -213,20 +221,48 @@ def _documents(
 
 
 def _seeds(
-    settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact], judge: Mapping[str, Artifact]
+    settings: StageSettings, store: Store[Tools], evaluated: Mapping[str, Artifact], independent: Mapping[str, Artifact]
 ) -> Iteration:
     """What policy 0 is tuned on, without what it is evaluated on or an independent judge learned; empty where there is
     nothing."""
     kinds = {"demonstrations": DEMONSTRATIONS, "ratings": RATINGS}
     apart = dict(evaluated)
-    if "grader_prompts" in judge:
-        apart["grader_prompts"] = judge["grader_prompts"]
+    if "grader_prompts" in independent:
+        apart["grader_prompts"] = independent["grader_prompts"]
     seeds = {
         name: store.run(kinds[name], settings.seeds(f"tuning.{name}", file), apart)
         for name, file in settings.cfg.tuning.learned.items()
     }
     check_clean(settings.cfg.gate, *seeds.values())
     return seeds
+
+
+def _prompts(
+    settings: StageSettings,
+    store: Store[Tools],
+    iteration: int,
+    writer: Artifact,
+    evaluated: Mapping[str, Artifact],
+    documents: Mapping[str, Artifact],
+    written: list[Artifact],
+) -> Iteration:
+    """The `prompts` of an iteration, past the gate, and what they come from: the source, the documents, or the
+    `writer`; `written` are those of earlier iterations, and these are added."""
+    cfg = settings.cfg
+    if cfg.generation.kind == "none":
+        identity = PromptsIdentity(store.tools.pool.source, iteration, cfg.prompts.per_iteration)
+        made = {"source": store.run(PROMPTS, identity, seed=cfg.seed)}
+    elif cfg.generation.kind == "documents":
+        asked_about = {name: documents[name] for name in ("chunks", "rephrasings")}
+        made = {"source": store.run(DOCUMENT_PROMPTS, settings.document_prompts(iteration), asked_about, cfg.seed)}
+    else:
+        made = _written(settings, store, iteration, writer, evaluated, written)
+        written.append(made["source"])
+    prompts = made["prompts"] = store.run(GATE, settings.gate, {"prompts": made["source"], **evaluated})
+    check_passed(prompts)
+    if cfg.gate.embedding_model:
+        made["embeddings"] = store.run(EMBEDDINGS, settings.embeddings, {"prompts": prompts})
+    return made
 
 
 def _written(
