@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from selfreward.config import TrackingConfig
 from selfreward.errors import ConfigError, first_line
-from selfreward.records import Candidate, Judgement, PreferencePair
+from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import Iteration, summary
 
 _FINISH_SECONDS = 120
@@ -134,24 +134,11 @@ def resolve_mode(mode: str) -> str:
 
 
 def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[Any]]:
-    """The candidates of the iteration's first prompts with their scores and what became of them."""
-    scores = {(j.prompt_id, j.index): j.score for j in iteration["judgements"].read(Judgement)}
-    roles: dict[tuple[str, int], str] = {}
-    for pair in iteration["pairs"].read(PreferencePair):
-        roles |= {(pair.prompt_id, pair.chosen_index): "chosen", (pair.prompt_id, pair.rejected_index): "rejected"}
-    candidates = iteration["candidates"].read(Candidate)
-    shown = list(dict.fromkeys(candidate.prompt_id for candidate in candidates))[:prompts]
+    """The candidates of the iteration's first prompts, the best of each first, with their scores and roles."""
     return [
-        [
-            number,
-            c.prompt,
-            c.text,
-            scores[c.prompt_id, c.index],
-            len(c.token_ids),
-            roles.get((c.prompt_id, c.index), ""),
-        ]
-        for c in candidates
-        if c.prompt_id in shown
+        [number, one.prompt, a.candidate.text, a.judgement.score, len(a.candidate.token_ids), a.role]
+        for one in find_examples(iteration, prompts)
+        for a in one.answers
     ]
 
 

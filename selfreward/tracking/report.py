@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from selfreward.records import Candidate, Comparison, Judgement, PreferencePair
+from selfreward.records import Comparison
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards
+from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import (
     PASS_RATE,
     Iteration,
-    artifact_names,
     outside_judge,
     pass_categories,
     pass_metrics,
+    references,
     summary,
     verdict,
 )
@@ -112,24 +112,6 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A candidate, its judgement, and its role in the pair: chosen, rejected, or none."""
-
-    candidate: Candidate
-    judgement: Judgement
-    role: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt with all its candidates, and what came of them."""
-
-    prompt: str
-    answers: list[Answer]
-    outcome: str
-
-
 def write_report(
     path: Path, title: str, settings: Mapping[str, Any], iterations: Sequence[Iteration], examples: int
 ) -> None:
@@ -172,7 +154,7 @@ def write_report(
             artifacts=[
                 (t, name, reference, iteration[name].manifest)
                 for t, iteration in enumerate(iterations)
-                for name, reference in artifact_names(iteration).items()
+                for name, reference in references(iteration).items()
             ],
         )
     )
@@ -252,32 +234,6 @@ def agreements(first: Iteration) -> list[str]:
 def _between(metrics: Mapping[str, Any]) -> str:
     low, high = metrics["agreement_low"], metrics["agreement_high"]
     return "" if low is None else f" ({low:.0%} to {high:.0%})"
-
-
-def find_examples(iteration: Iteration, count: int) -> list[Example]:
-    """The first prompts of an iteration with all their candidates, the best score first."""
-    judgements = {(j.prompt_id, j.index): j for j in iteration["judgements"].read(Judgement)}
-    pairs = {pair.prompt_id: pair for pair in iteration["pairs"].read(PreferencePair)}
-    by_prompt = groupby(iteration["candidates"].read(Candidate), key=lambda candidate: candidate.prompt_id)
-    margin = iteration["pairs"].manifest.config["pairs"]["margin"]
-    return [
-        _example([(c, judgements[prompt_id, c.index]) for c in group], pairs.get(prompt_id), margin)
-        for prompt_id, group in islice(by_prompt, count)
-    ]
-
-
-def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None, margin: float) -> Example:
-    roles = {pair.chosen_index: "chosen", pair.rejected_index: "rejected"} if pair else {}
-    answers = [Answer(candidate, judgement, roles.get(candidate.index, "")) for candidate, judgement in judged]
-    answers.sort(key=lambda answer: -1.0 if answer.judgement.score is None else answer.judgement.score, reverse=True)
-    scored = sum(judgement.score is not None for _, judgement in judged)
-    if pair:
-        outcome = f"pair: {pair.chosen_score:.3f} over {pair.rejected_score:.3f}"
-    elif scored < 2:
-        outcome = f"no pair: no score for {len(judged) - scored} of {len(judged)} candidates"
-    else:
-        outcome = f"no pair: the scores differ by no more than {margin:g}" if margin else "no pair: the scores tie"
-    return Example(judged[0][0].prompt, answers, outcome)
 
 
 def duel_outcome(duel: Comparison, policy: str) -> str:
