@@ -1,4 +1,4 @@
-"""Another forward for a module of a model, for a while."""
+"""Another forward for a module of a model, or another attention, for a while."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def forward_kept(module: Any) -> Iterator[None]:
         vars(module).pop("forward", None)
         if before is not None:
             module.forward = before
+
+
+@contextmanager
+def attention_of(model: Any, kernel: str) -> Iterator[None]:
+    """Have a model of transformers attend by another kernel, as that library calls it."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation(kernel)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from selfreward.config import SpeedConfig
 from selfreward.model.attention import is_exchangeable
 from selfreward.model.head import Head, mean_row, score_tokens, token_log_probs
-from selfreward.model.patched import patched
+from selfreward.model.patched import attention_of, patched
 from selfreward.training.packing import PACKED_ATTENTION, Packing, pack
 
 
@@ -34,7 +34,7 @@ def fast_forward(model: Any, speed: SpeedConfig) -> Iterator[None]:
         yield
         return
     shares = speed.share_prompt and can_pack(model)
-    previous, attention = model.forward, model.config._attn_implementation
+    previous = model.forward
     mean_weight_H = mean_row(head.weight_VH)
 
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -45,14 +45,10 @@ def fast_forward(model: Any, speed: SpeedConfig) -> Iterator[None]:
         states_TH = states(self, kwargs["input_ids"], kwargs["attention_mask"], labels_BL)
         return _answer(states_TH, head.weight_VH, mean_weight_H, labels_BL)
 
-    if shares:
-        # For as long as training goes on: a checkpointed layer is computed again in the backward pass.
-        model.set_attn_implementation(PACKED_ATTENTION[attention])
-    try:
-        with patched(model, types.MethodType(forward, model)):
-            yield
-    finally:
-        model.set_attn_implementation(attention)
+    # For as long as training goes on: a checkpointed layer is computed again in the backward pass.
+    packs = attention_of(model, PACKED_ATTENTION[model.config._attn_implementation]) if shares else nullcontext()
+    with packs, patched(model, types.MethodType(forward, model)):
+        yield
 
 
 def can_pack(model: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +14,7 @@ from trl.trainer.utils import add_fused_lm_head
 from selfreward.config import SpeedConfig
 from selfreward.errors import TrainingError
 from selfreward.group import ALONE, Group
+from selfreward.model.batches import padded_batches
 from selfreward.model.patched import forward_kept
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.training.forward import fast_forward
@@ -65,7 +66,7 @@ def compute_logprobs(
     with forward_kept(base):
         add_fused_lm_head(base)
         with fast_forward(base, speed):
-            for batch in group.mine(list(_batches(answers, tokens))):
+            for batch in group.mine(list(padded_batches([*map(_tokens, answers)], tokens))):
                 found.update(zip(batch, _score(model, tokenizer, [answers[i] for i in batch]), strict=True))
                 advance(len(batch), sum(_tokens(answers[i]) for i in batch))
     for others in group.gather(found):
@@ -137,17 +138,6 @@ def _answers(pair: PreferencePair) -> Answers:
 
 def _reference(pair: PreferencePair, logprobs: Logprobs) -> ReferenceLogprobs:
     return ReferenceLogprobs(pair.prompt_id, pair.chosen_index, pair.rejected_index, *logprobs)
-
-
-def _batches(answers: Sequence[Answers], tokens: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(answers)), key=lambda i: _tokens(answers[i]), reverse=True):
-        if batch and (len(batch) + 1) * _tokens(answers[batch[0]]) > tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _tokens(answers: Answers) -> int:

@@ -7,7 +7,7 @@ a score of one token counts as much as an answer of a hundred. Nothing is learne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from selfreward.config import MemoryConfig, SpeedConfig, TuningConfig
 from selfreward.model.head import Head, mean_row, score_tokens
 from selfreward.model.lora import TRAINED
+from selfreward.model.patched import attention_of
 from selfreward.model.prefix_tree import prefix_tree
 from selfreward.store import Metrics, Work
 from selfreward.training.examples import Example
@@ -142,7 +143,9 @@ def tune(
     trainer.packs = settings.speed.share_prompt and can_pack(model.get_base_model())
     head = Head(model.get_base_model())
     trainer.surprise = partial(_surprise, head, mean_row(head.weight_VH))
-    with _attention(model.get_base_model(), packs=trainer.packs):
+    base: Any = model.get_base_model()
+    kernel = base.config._attn_implementation
+    with attention_of(base, PACKED_ATTENTION[kernel]) if trainer.packs else nullcontext():
         fit(trainer, model, work, settings.memory, preflight=settings.preflight)
     curve = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {
@@ -152,17 +155,6 @@ def tune(
         "loss": [entry["loss"] for entry in curve],
         "gradient_norm": [entry["grad_norm"] for entry in curve],
     }
-
-
-@contextmanager
-def _attention(model: Any, *, packs: bool) -> Iterator[None]:
-    kernel = model.config._attn_implementation
-    if packs:
-        model.set_attn_implementation(PACKED_ATTENTION[kernel])
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(kernel)
 
 
 def _collate(rows: Sequence[dict[str, Any]]) -> Batch:

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from selfreward.engines.local.forward import many_finished
 from selfreward.engines.local.halving import halving
+from selfreward.model.batches import padded_batches
 
 
 class PaddedForward:
@@ -47,7 +48,7 @@ class PaddedForward:
 
     def states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Of all tokens."""
-        for batch, state_BLH in halving(self._batches(rows), partial(self._states, rows)):
+        for batch, state_BLH in halving(padded_batches([*map(len, rows)], self._tokens), partial(self._states, rows)):
             yield batch, [state_BLH[place, : len(rows[row])] for place, row in enumerate(batch)]
 
     def prompts(self, rows: Sequence[list[int]]) -> PaddedPrompts:
@@ -85,16 +86,6 @@ class PaddedForward:
 
     def _states(self, rows: Sequence[list[int]], batch: list[int]) -> Tensor:
         return self.run(*self.padded([rows[row] for row in batch], left=False), None)
-
-    def _batches(self, rows: Sequence[list[int]]) -> Iterator[list[int]]:
-        batch: list[int] = []
-        for row in sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True):
-            if batch and (len(batch) + 1) * len(rows[batch[0]]) > self._tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
 
 
 class PaddedPrompts:

@@ -18,7 +18,7 @@ from selfreward.engines.local.passes import Piece
 from selfreward.engines.local.ragged_keys import RaggedAnswerKeys
 from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
-from selfreward.model.patched import patched
+from selfreward.model.patched import attention_of, patched
 from selfreward.model.prefix_tree import Node, prefix_tree
 
 _RECORDED_DROP_SHARE = 0.25
@@ -48,12 +48,8 @@ class SharedForward:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Exchange the model's attention and norms for as long as passes are made."""
-        self._model.set_attn_implementation(SHARED_KEYS)
-        try:
-            with self._norms.ready():
-                yield
-        finally:
-            self._model.set_attn_implementation(self._kernel)
+        with attention_of(self._model, SHARED_KEYS), self._norms.ready():
+            yield
 
     def drops(self, finished: int, rows: int, steps: int) -> bool:
         """Once they are many; where steps are recorded, not before what they would cost exceeds another recording."""
