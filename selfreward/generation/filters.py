@@ -75,7 +75,7 @@ class PromptFilter:
 
 def length(text: str) -> int:
     """Words of a text; in scripts without spaces between them each letter is one."""
-    return len(text.split()) + len(UNSPACED.findall(text))
+    return len(UNSPACED.sub(" ", text).split()) + len(UNSPACED.findall(text))
 
 
 def greatest_rouge_l(text: str, others: Iterable[str]) -> float:

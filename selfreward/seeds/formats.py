@@ -41,13 +41,11 @@ def _column_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]
 
 def _column_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
     prompt, response = _prompt(row, cfg), text_of(row, cfg.response_column)
-    return [_rating(prompt, response, _scaled(number_of(row, cfg.score_column), cfg))]
+    return [_rating(prompt, response, _scaled(number_of(row, cfg.score_column), cfg.lowest_score, cfg.highest_score))]
 
 
 def _group_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:
-    ratings = _group_ratings(row, cfg)
-    best = max(ratings, key=lambda rating: rating.score)
-    return [_demonstration(best.prompt, best.response)]
+    return [_best(_group_ratings(row, cfg))]
 
 
 def _group_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
@@ -57,7 +55,7 @@ def _group_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
     texts = [text_of(answer, cfg.response_column) for answer in answers]
     if any(isinstance(answer, dict) and answer.get("rank") is not None for answer in answers):
         return _ranked(prompt, texts, [number_of(answer, "rank") for answer in answers])
-    scores = [_scaled(number_of(answer, cfg.score_column), cfg) for answer in answers]
+    scores = [_scaled(number_of(a, cfg.score_column), cfg.lowest_score, cfg.highest_score) for a in answers]
     return [_rating(prompt, text, score) for text, score in zip(texts, scores, strict=True)]
 
 
@@ -120,16 +118,14 @@ def _replies(message: Mapping[str, Any]) -> list[Any]:
 
 
 def _ultrafeedback_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:
-    ratings = _ultrafeedback_ratings(row, cfg)
-    best = max(ratings, key=lambda rating: rating.score)
-    return [_demonstration(best.prompt, best.response)]
+    return [_best(_ultrafeedback_ratings(row, cfg))]
 
 
 def _ultrafeedback_ratings(row: Any, cfg: SeedFileConfig) -> list[Rating]:
     """UltraFeedback (arXiv 2310.01377): `overall_score` runs from 1 to 10."""
     prompt = text_of(row, "instruction")
     return [
-        _rating(prompt, text_of(answer, "response"), _clamped((number_of(answer, "overall_score") - 1) / 9 * HIGHEST))
+        _rating(prompt, text_of(answer, "response"), _scaled(number_of(answer, "overall_score"), 1, 10))
         for answer in list_of(row, "completions")
     ]
 
@@ -172,17 +168,16 @@ def _ranked(prompt: str, texts: Sequence[str], ranks: Sequence[float]) -> list[R
     return [_rating(prompt, text, score, group) for text, score in zip(texts, scores, strict=True)]
 
 
-def _scaled(score: float, cfg: SeedFileConfig) -> float:
-    share = (score - cfg.lowest_score) / (cfg.highest_score - cfg.lowest_score)
+def _scaled(score: float, lowest: float, highest: float) -> float:
+    share = (score - lowest) / (highest - lowest)
     if not 0 <= share <= 1:
-        raise RowError(f"a score is not between {cfg.lowest_score:g} and {cfg.highest_score:g}")
+        raise RowError(f"a score is not between {lowest:g} and {highest:g}")
     return share * HIGHEST
 
 
-def _clamped(score: float) -> float:
-    if not 0 <= score <= HIGHEST:
-        raise RowError("a score is not between 1 and 10")
-    return score
+def _best(ratings: Sequence[Rating]) -> Demonstration:
+    best = max(ratings, key=lambda rating: rating.score)
+    return _demonstration(best.prompt, best.response)
 
 
 def _demonstration(prompt: str, response: str) -> Demonstration:

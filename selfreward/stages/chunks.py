@@ -12,11 +12,11 @@ from typing import Any
 from selfreward.config import DocumentsConfig
 from selfreward.documents.chunks import cut_document
 from selfreward.documents.read import documents_content, read_documents
-from selfreward.errors import ConfigError
+from selfreward.errors import ConfigError, counted
 from selfreward.hygiene.contamination import complaint
 from selfreward.hygiene.personal import HOLDS_PERSONAL, find_personal, redacted
 from selfreward.records import Chunk, prompt_id
-from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.stages.leaks import IS_EVALUATED, LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import only
@@ -70,7 +70,7 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
     kept, found = list[Chunk](), Counter[str]()
     for chunk in chunks:
         if chunk.chunk_id in leaks:
-            skipped.add("a chunk is evaluated on", chunk.document)
+            skipped.add(f"a chunk {IS_EVALUATED}", chunk.document)
         elif chunk.held_out or config.personal == "ignore":
             kept.append(chunk)
         elif config.personal == "redact":
@@ -81,8 +81,7 @@ def cut_documents(config: ChunksIdentity, parents: Mapping[str, Artifact], work:
         else:
             kept.append(chunk)
     if all(chunk.held_out for chunk in kept):
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in skipped.counts.items())
-        remedy = f"no chunk may be learned from ({reasons}); name other texts"
+        remedy = f"no chunk may be learned from ({counted(skipped.counts)}); name other texts"
         raise ConfigError("documents.path", cfg.path, remedy)
     work.shards([kept], list, Chunk)
     return {

@@ -16,7 +16,7 @@ from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_pers
 from selfreward.hygiene.similar import SimilarTexts
 from selfreward.records import Prompt, prompt_id
 from selfreward.stages.document_prompts import question_and_text
-from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.stages.leaks import IS_EVALUATED, LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import only
@@ -65,9 +65,7 @@ def pass_gate(config: GateIdentity, parents: Mapping[str, Artifact], work: Work,
     came = len(passage.prompts)
     evaluations = {name: evaluated_texts(parent) for name, parent in parents.items() if name != "prompts"}
     leaks = leaks_among({p.prompt_id: p.prompt for p in passage.prompts}, evaluations, config.leaks)
-    passage.drop(
-        {name: f"{leak.text} ({leak.how}: {leak.evaluated})" for name, leak in leaks.items()}, "is evaluated on"
-    )
+    passage.drop({name: f"{leak.text} ({leak.how}: {leak.evaluated})" for name, leak in leaks.items()}, IS_EVALUATED)
     if gate.language:
         languages = (gate.language, UNKNOWN)
         others = {p.prompt_id: p.prompt for p in passage.prompts if language(p.prompt) not in languages}

@@ -15,6 +15,9 @@ from selfreward.records import Demonstration, Prompt, Rating
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
+IS_EVALUATED = "is evaluated on"
+"""Why something is left out, in words that end a sentence about it."""
+
 _LEAST_WORDS = 8
 """Of an answer: shorter ones are what many say, as "I'm not sure about that"."""
 

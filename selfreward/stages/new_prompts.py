@@ -12,7 +12,7 @@ from selfreward.config import GenerationConfig
 from selfreward.generation import WAYS
 from selfreward.generation.filters import PromptFilter, greatest_rouge_l
 from selfreward.records import Prompt, Proposal, prompt_id
-from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among
+from selfreward.stages.leaks import IS_EVALUATED, LeaksIdentity, evaluated_texts, leaks_among
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
@@ -59,7 +59,7 @@ def keep_new(config: NewPromptsIdentity, parents: Mapping[str, Artifact], work: 
             break
         looked_at += 1
         reason = (
-            "is evaluated on"
+            IS_EVALUATED
             if str(place) in leaks
             else filters.reason_against(proposal.text, proposal.shown, finished=proposal.finished)
         )
@@ -87,4 +87,4 @@ def _earlier(before: Artifact | None) -> Mapping[str, list[str]]:
     return before.metrics["examples_left_out"] if before else {}
 
 
-NEW_PROMPTS = Stage("new_prompts", 5, keep_new)
+NEW_PROMPTS = Stage("new_prompts", 6, keep_new)

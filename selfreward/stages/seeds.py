@@ -16,7 +16,7 @@ from selfreward.hygiene.contamination import complaint
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.seeds.read import answer_key, read_demonstrations, read_ratings
-from selfreward.stages.leaks import LeaksIdentity, evaluated_texts, leaks_among, says_enough
+from selfreward.stages.leaks import IS_EVALUATED, LeaksIdentity, evaluated_texts, leaks_among, says_enough
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 from selfreward.store.identity import file_sha256
@@ -58,20 +58,14 @@ def select_seeds(
     evaluations = {name: evaluated_texts(parent) for name, parent in parents.items()}
     apart = {prompt_id(text) for texts in evaluations.values() for text in texts}
     read = read_demonstrations if record is Demonstration else read_ratings
-    file = SeedFileConfig(path=tools.seed_file(config.key), **config.reading)
+    file = SeedFileConfig(path=tools.cfg.seed_files[config.key].path, **config.reading)
     seeds = read(config.key, file, DataConfig(**config.cleaning))
     part: list[Any] = [*(seeds.held_out if config.held_out else seeds.train)]
     chosen = [seed for seed in part if seed.prompt_id not in apart]
-    prompts = {seed.prompt_id: seed.prompt for seed in chosen}
-    leaks = leaks_among(prompts, evaluations, config.leaks)
-    complaints = [complaint(leaks, len(prompts), "people's prompts")]
-    kept = [seed for seed in chosen if seed.prompt_id not in leaks]
+    kept, complained = _without_leaks(chosen, evaluations, config.leaks)
     if record is Demonstration and not config.held_out:
-        answers = {str(number): one.response for number, one in enumerate(kept) if says_enough(one.response)}
-        said = {name: [text for text in texts if says_enough(text)] for name, texts in evaluations.items()}
-        told = leaks_among(answers, said, config.leaks)
-        complaints.append(complaint(told, len(answers), "people's answers"))
-        kept = [seed for number, seed in enumerate(kept) if str(number) not in told]
+        kept, of_answers = _without_told(kept, evaluations, config.leaks)
+        complained = complained or of_answers
     if not kept:
         if config.held_out:
             raise ConfigError(f"{config.key}.held_out", file.held_out, "all of them are evaluated on; hold out more")
@@ -80,13 +74,12 @@ def select_seeds(
     if len(chosen) < len(part):
         left_out["is a prompt that is kept to measure by"] = len(part) - len(chosen)
     if len(kept) < len(chosen):
-        left_out["is evaluated on"] = len(chosen) - len(kept)
+        left_out[IS_EVALUATED] = len(chosen) - len(kept)
     if config.personal == "redact":
-        impersonal = [_redacted(seed, found) for seed in kept]
-        first = {answer_key(seed): seed for seed in reversed(impersonal)}  # of those that redaction makes equal
-        if len(first) < len(kept):
-            left_out[ONCE_REDACTED] = len(kept) - len(first)
-        kept = list(reversed(first.values()))
+        impersonal = _redacted(kept, found)
+        if len(impersonal) < len(kept):
+            left_out[ONCE_REDACTED] = len(kept) - len(impersonal)
+        kept = impersonal
     if config.personal == "drop":
         impersonal = [seed for seed in kept if not find_personal(f"{seed.prompt}\n\n{seed.response}")]
         if len(impersonal) < len(kept):
@@ -99,18 +92,42 @@ def select_seeds(
         "held_out": len(seeds.held_out),
         "left_out": left_out,
         "first_left_out": seeds.skipped.first,
-        "complaint": next(filter(None, complaints), None),
+        "complaint": complained,
         "redacted": dict(found),
         "file": Path(str(file.path)).name,
     }
 
 
-def _redacted(seed: Any, found: Counter[str]) -> Any:
-    prompt = redacted(seed.prompt, found)
-    response = redacted(seed.response, found)
-    return dataclasses.replace(seed, prompt_id=prompt_id(prompt), prompt=prompt, response=response)
+def _without_leaks(
+    seeds: list[Any], evaluations: Mapping[str, list[str]], rules: LeaksIdentity
+) -> tuple[list[Any], str | None]:
+    """Those whose prompts no evaluation holds, and what is to be said of the others."""
+    prompts = {seed.prompt_id: seed.prompt for seed in seeds}
+    leaks = leaks_among(prompts, evaluations, rules)
+    return [seed for seed in seeds if seed.prompt_id not in leaks], complaint(leaks, len(prompts), "people's prompts")
 
 
-_VERSION = 7
+def _without_told(
+    seeds: list[Any], evaluations: Mapping[str, list[str]], rules: LeaksIdentity
+) -> tuple[list[Any], str | None]:
+    """The same of answers, where they are long enough to say anything."""
+    answers = {str(number): seed.response for number, seed in enumerate(seeds) if says_enough(seed.response)}
+    said = {name: [text for text in texts if says_enough(text)] for name, texts in evaluations.items()}
+    leaks = leaks_among(answers, said, rules)
+    kept = [seed for number, seed in enumerate(seeds) if str(number) not in leaks]
+    return kept, complaint(leaks, len(answers), "people's answers")
+
+
+def _redacted(seeds: list[Any], found: Counter[str]) -> list[Any]:
+    """All of them without personal data; of those that become equal the first alone."""
+    impersonal: dict[Any, Any] = {}
+    for seed in seeds:
+        prompt, response = redacted(seed.prompt, found), redacted(seed.response, found)
+        changed = dataclasses.replace(seed, prompt_id=prompt_id(prompt), prompt=prompt, response=response)
+        impersonal.setdefault(answer_key(changed), changed)
+    return list(impersonal.values())
+
+
+_VERSION = 8
 DEMONSTRATIONS = Stage("demonstrations", _VERSION, partial(select_seeds, record=Demonstration))
 RATINGS = Stage("ratings", _VERSION, partial(select_seeds, record=Rating))

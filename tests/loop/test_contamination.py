@@ -98,7 +98,7 @@ def test_where_no_chunk_is_left_the_documents_are_named(planted: RunConfig, tmp_
     planted.gate.contamination = "drop"
     with pytest.raises(
         ConfigError,
-        match=r"^documents.path=.*: no chunk may be learned from \(a chunk is evaluated on: 1\); name other texts",
+        match=r"^documents.path=.*: no chunk may be learned from \(1 a chunk is evaluated on\); name other texts",
     ):
         run_loop(planted)
 
