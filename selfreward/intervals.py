@@ -29,7 +29,7 @@ def percentiles(values: np.ndarray, confidence: float) -> Interval:
 
 
 def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: int) -> Interval:
-    """Of the mean of `values`, of which there is one at least."""
+    """The bootstrap interval of the mean of `values`, of which there is one at least."""
     generator = np.random.default_rng(seed)
     drawn = generator.choice(np.asarray(values, dtype=np.float64), size=(samples, len(values)))
     return percentiles(drawn.mean(axis=1), confidence)
@@ -38,8 +38,8 @@ def bootstrap(values: Sequence[float], samples: int, confidence: float, seed: in
 def bootstrap_ratio(
     sums: Sequence[float], counts: Sequence[float], samples: int, confidence: float, seed: int
 ) -> Interval | None:
-    """Of sum(sums) / sum(counts), by a bootstrap over clusters: each group (G) is given by its sum and its count, and
-    drawn whole, for what is in one is not independent. None of fewer than two: one alone says nothing of others."""
+    """The interval of sum(sums) / sum(counts), by a bootstrap over clusters: each group (G) is given by its sum and its
+    count, and drawn whole, for what is in one is not independent. None of fewer than two: one alone says nothing."""
     if len(sums) < 2:
         return None
     sums_G, counts_G = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)

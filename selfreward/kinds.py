@@ -20,7 +20,7 @@ from selfreward.validation import check_shared_engines, validate
 KINDS: Mapping[str, Mapping[str, object]] = {
     "prompts.kind": SOURCES,
     "generation.kind": {"none": None, "documents": None, **WAYS},
-    **{f"{file}.format": FORMATS for file in ("tuning.demonstrations", "tuning.ratings", "people")},
+    **{f"{file}.format": FORMATS for file in RunConfig().seed_files},
     "judge.kind": JUDGES,
     "pairs.kind": PAIRINGS,
     "engine.kind": ENGINES,

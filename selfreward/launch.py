@@ -27,6 +27,7 @@ from selfreward.tracking.run_folder import SETTINGS
 LOG = "launch.log"
 """Beside the run's log: what accelerate, torch and failing workers write on standard error."""
 _SHARDERS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal that this process gets when its parent dies
 
 
 def launch(cfg: LaunchConfig, folder: Path) -> None:
@@ -56,7 +57,7 @@ def launch(cfg: LaunchConfig, folder: Path) -> None:
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
     """Have the system send this process a signal when the one that started it ends, however that ends (on Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def note_failure(notes: Path, message: str, exit_code: int) -> None:

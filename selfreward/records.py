@@ -85,6 +85,10 @@ class Rating:
         """Whether people's scores tell which of two answers to a prompt is better."""
         return self.group == other.group and self.score != other.score
 
+    def as_candidate(self, index: int = 0) -> Candidate:
+        """The answer as a judge is shown it."""
+        return Candidate(self.prompt_id, self.prompt, index, self.response, [], [], [], finished=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

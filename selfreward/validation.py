@@ -155,12 +155,7 @@ def _check_languages(cfg: RunConfig) -> None:
 
 
 def _check_people(cfg: RunConfig) -> None:
-    files = {
-        "tuning.demonstrations": cfg.tuning.demonstrations,
-        "tuning.ratings": cfg.tuning.ratings,
-        "people": cfg.people,
-    }
-    for key, file in files.items():
+    for key, file in cfg.seed_files.items():
         if file.path and not Path(file.path).is_file():
             raise no_such_file(f"{key}.path", Path(file.path))
         if file.highest_score <= file.lowest_score:

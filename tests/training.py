@@ -22,7 +22,7 @@ from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.store.observer import NoMeter
-from selfreward.training.dpo import Settings, Start, make_trainer, train_dpo
+from selfreward.training.dpo import DPOSettings, Start, make_trainer, train_dpo
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES
 from selfreward.training.reference import compute_references
@@ -66,15 +66,15 @@ EIGHT_PAIRS = [*PAIRS, pair(8, 9, 4, 5), pair(17, 3, 11, 6), pair(2, 5, 5, 7), p
 
 
 def train_config(loss: str = "sigmoid", **others: Any) -> TrainConfig:
-    """Settings under which a few steps show; a loss has the label smoothing that it takes."""
+    """DPOSettings under which a few steps show; a loss has the label smoothing that it takes."""
     smoothing = 0.1 if LOSSES[loss].label_smoothing != "unused" else 0.0
     defaults = {"batch_size": 4, "learning_rate": 1e-3, "lora": LoraConfig(r=4, alpha=8)}
     return TrainConfig(loss=loss, label_smoothing=smoothing, **defaults | others)
 
 
-def settings(train: TrainConfig, **others: Any) -> Settings:
+def settings(train: TrainConfig, **others: Any) -> DPOSettings:
     """How to train: all in one micro-batch by all the shorter ways, unless said otherwise."""
-    whole = Settings(
+    whole = DPOSettings(
         train,
         MemoryConfig(),
         SpeedConfig(),
@@ -125,7 +125,7 @@ class PlainTrainer(DPOTrainer):
 
 
 def plain_trainer(
-    model: PeftModel, tokenizer: Any, pairs: Sequence[PreferencePair], how: Settings, folder: Path
+    model: PeftModel, tokenizer: Any, pairs: Sequence[PreferencePair], how: DPOSettings, folder: Path
 ) -> PlainTrainer:
     """trl's own trainer, each step one batch; the reference is the model as it stands, which trl copies and runs."""
     train, loss = how.train, LOSSES[how.train.loss]
@@ -155,7 +155,7 @@ def plain_trainer(
 
 
 def our_trainer(
-    model: PeftModel, tokenizer: Any, pairs: Sequence[PreferencePair], how: Settings, folder: Path
+    model: PeftModel, tokenizer: Any, pairs: Sequence[PreferencePair], how: DPOSettings, folder: Path
 ) -> PairTrainer:
     """Our trainer; the reference is the model as it stands."""
     given: list[ReferenceLogprobs] = references(model, tokenizer, pairs, how.speed)
@@ -182,7 +182,7 @@ def run(model: PeftModel, trainer: DPOTrainer) -> Trained:
 
 
 def train_plainly(
-    folder: Path, pairs: Sequence[PreferencePair], how: Settings, scratch: Path, attention: str = "eager"
+    folder: Path, pairs: Sequence[PreferencePair], how: DPOSettings, scratch: Path, attention: str = "eager"
 ) -> Trained:
     """Train as trl does by itself."""
     with trainable(folder, PLAIN, how.train.lora, attention, EXACT) as (model, tokenizer):
@@ -190,7 +190,7 @@ def train_plainly(
 
 
 def train(
-    folder: Path, pairs: Sequence[PreferencePair], how: Settings, scratch: Path, attention: str = "eager"
+    folder: Path, pairs: Sequence[PreferencePair], how: DPOSettings, scratch: Path, attention: str = "eager"
 ) -> Trained:
     """Train as this project does."""
     with trainable(folder, how.speed, how.train.lora, attention, EXACT) as (model, tokenizer):
@@ -213,7 +213,7 @@ class InStage:
 
 
 def train_in_stage(
-    folder: Path, pairs: Sequence[PreferencePair], scratch: Path, how: Settings, group: Group = ALONE
+    folder: Path, pairs: Sequence[PreferencePair], scratch: Path, how: DPOSettings, group: Group = ALONE
 ) -> InStage:
     """Train as the stage does, from a policy that is its own reference."""
     recorder = Recorder()

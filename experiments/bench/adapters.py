@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from selfreward.config import LoraConfig
-from selfreward.judges.lessons import VERDICTS
+from selfreward.judges.lessons import REASONS
 from selfreward.judges.rubric import build_message
 from selfreward.model.adapters import WEIGHTS, Adapter
 from selfreward.model.lora import save_adapter
@@ -49,7 +49,7 @@ def grader(models: Models) -> Adapter:
 
 def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int]]]:
     """Token ids of prompts and replies: verdicts, as many of each grade, and half as many ordinary answers."""
-    by_grade: dict[int, list[tuple[list[int], list[int]]]] = {grade: [] for grade in range(len(VERDICTS))}
+    by_grade: dict[int, list[tuple[list[int], list[int]]]] = {grade: [] for grade in range(len(REASONS))}
     answers: list[tuple[list[int], list[int]]] = []
     chat, end = models.chat, models.chat.end_ids[0]
 
@@ -59,14 +59,14 @@ def _examples(models: Models, count: int = 96) -> list[tuple[list[int], list[int
     for line in GRADED.read_text().splitlines():
         row = json.loads(line)
         for response in row["responses"]:
-            grade = round(response["quality"] * (len(VERDICTS) - 1))
+            grade = round(response["quality"] * (len(REASONS) - 1))
             candidate = Candidate("", row["prompt"], 0, response["text"], [], [], [], True)
             asked = chat.render(build_message(candidate, "sampled"))
             if len(asked) <= 448:
-                by_grade[grade].append((asked, [*spell(f"{VERDICTS[grade]}\nScore: {grade}"), end]))
+                by_grade[grade].append((asked, [*spell(f"{REASONS[grade]}\nScore: {grade}"), end]))
         best = max(row["responses"], key=lambda response: response["quality"])
         answers.append((chat.render(row["prompt"])[-256:], [*spell(best["text"]), end][:96]))
-    each = count // len(VERDICTS)
+    each = count // len(REASONS)
     return [example for examples in by_grade.values() for example in examples[:each]] + answers[: count // 2]
 
 

@@ -24,7 +24,7 @@ from selfreward.memory.shapes import model_config
 from selfreward.model.fused_lora import fuse_adapters
 from selfreward.model.lora import fresh_adapter
 from selfreward.records import PreferencePair
-from selfreward.training.dpo import Settings, make_trainer
+from selfreward.training.dpo import DPOSettings, make_trainer
 from selfreward.training.forward import fast_forward
 from selfreward.training.reference import compute_references
 
@@ -144,7 +144,7 @@ def our_trainer(
     model: Any = get_peft_model(base, fresh_adapter(cfg.train.lora))
     fuse_adapters(model)
     references = compute_references(model, tokenizer, pairs, cfg.speed, 16384, lambda *_: None)
-    how = Settings(cfg.train, cfg.memory, cfg.speed, fit.micro_batch, fit.gradient_checkpointing, preflight=False)
+    how = DPOSettings(cfg.train, cfg.memory, cfg.speed, fit.micro_batch, fit.gradient_checkpointing, preflight=False)
     try:
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(model, tokenizer, pairs, references, how, 0, Path(folder))

@@ -26,7 +26,7 @@ from selfreward.config import RunConfig, TrainConfig
 from selfreward.model import model_files
 from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
-from selfreward.training.dpo import Settings, make_trainer
+from selfreward.training.dpo import DPOSettings, make_trainer
 from selfreward.training.forward import fast_forward
 from selfreward.training.reference import compute_references
 
@@ -116,7 +116,7 @@ def train_ours(
 ) -> tuple[float, Losses]:
     """Seconds and losses of one epoch as the project trains, its references given."""
     micro_batch, checkpointing = cfg.memory.micro_batch or MICRO_BATCH, bool(cfg.memory.gradient_checkpointing)
-    how = Settings(cfg.train, cfg.memory, cfg.speed, micro_batch, checkpointing, preflight=False)
+    how = DPOSettings(cfg.train, cfg.memory, cfg.speed, micro_batch, checkpointing, preflight=False)
     models.base.set_attn_implementation("eager")
     with tempfile.TemporaryDirectory() as folder, models.trainable(None, cfg.train.lora, 0) as model:
         trainer = make_trainer(model, models.chat.tokenizer, pairs, references, how, 0, Path(folder))

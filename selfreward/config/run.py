@@ -69,6 +69,12 @@ class RunConfig(Execution):
         return self.documents.path is not None and used
 
     @property
+    def seed_files(self) -> dict[str, SeedFileConfig]:
+        """The files of what people wrote, by their keys."""
+        tuning = self.tuning
+        return {"tuning.demonstrations": tuning.demonstrations, "tuning.ratings": tuning.ratings, "people": self.people}
+
+    @property
     def rated(self) -> str | None:
         """The key of the file of people's ratings that a judge is held against; None where there is none."""
         if self.people.path:
@@ -78,12 +84,12 @@ class RunConfig(Execution):
 
     @property
     def verdicts(self) -> str:
-        """The judge's modes that are taught where `tuning` says auto: the one in which it will be asked."""
+        """The judge's modes that are taught: what `tuning` says; where that is auto, the one in which it is asked."""
         return self.judge.mode if self.tuning.verdicts == "auto" else self.tuning.verdicts
 
     def reference_logprobs(self, *, sampled: bool) -> str:
-        """Where `train` says auto: recorded, if in float32 this process `sampled` from the policy that is the
-        reference, for then they equal computed ones to rounding; else computed."""
+        """`recorded` or `computed`: what `train` says. Where that is auto, recorded if in float32 this process itself
+        `sampled` from the policy that is the reference, for then they equal computed ones to rounding."""
         if self.train.reference_logprobs != "auto":
             return self.train.reference_logprobs
         exact = self.model.dtype == "float32" and self.engine.kind == "hf" and not self.engine.merge_adapter

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 class Sizes(Protocol):
     """What an engine asks of the memory plan."""
 
-    limit_gb: float
-    """GiB that may be taken."""
-
     @property
     def sampling_rows(self) -> int:
         """Answers decoded side by side."""
@@ -49,7 +46,7 @@ class Sizes(Protocol):
         """GiB of the GPU that must be free when such a server starts."""
         ...
 
-    def served_text(self) -> int:
+    def longest_served(self) -> int:
         """Tokens of the longest text that a server that the run starts must take."""
         ...
 
@@ -123,7 +120,7 @@ def _vllm(host: Host, key: str, engine: EngineConfig) -> Engine:
         host.model_folder,
         host.cfg.model.dtype,
         host.cfg.train.lora.r,
-        plan.served_text(),
+        plan.longest_served(),
         plan.served_cache(engine.concurrency),
         engine.concurrency,
         None if plan.on_cpu else share_of_card(plan.served_gb),

@@ -46,7 +46,11 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Runs one base model under any adapter. Results come in the order of the requests."""
+    """Runs one base model under any adapter. Results come in the order of the requests.
+
+    What it is asked raises `ModelError` for a text that is too long or an adapter that doesn't fit, `OutOfMemoryError`
+    where memory runs out here, and `ServerError` where a server can't be reached or answers with what can't be used.
+    """
 
     @property
     def chat(self) -> Chat:

@@ -10,10 +10,10 @@ from random import Random
 
 from selfreward.judges import pairwise, rubric
 from selfreward.model.chat import Chat
-from selfreward.records import Candidate, Rating
+from selfreward.records import Rating
 from selfreward.training.examples import Example
 
-VERDICTS = (
+REASONS = (
     "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
     "The reply is on topic. But it deals with a small part of the request, leaves the rest out, and repeats itself.",
     "The reply is on topic and deals with a good part of the request. Something is missing, and it could be clearer.",
@@ -21,28 +21,28 @@ VERDICTS = (
     "The reply does what was asked and keeps to the limits of the request. It is well ordered and easy to read.",
     "The reply is correct throughout and complete. It is clear and well ordered, and an expert would change nothing.",
 )
-"""Reasons for the scores 0 to 5: people's data has scores alone."""
+"""For the scores 0 to 5: people's data has scores alone."""
 
 
 def score_lesson(rating: Rating, chat: Chat) -> Example:
     """Of `expected`: the score token alone. A score between two is both of them, each by how near it is."""
-    choices = chat.choices(rubric.OPENING, [str(value) for value in range(rubric.HIGHEST + 1)])
+    choices = rubric.score_choices(chat)
     below = min(math.floor(rating.score), rubric.HIGHEST - 1)
-    asked = chat.render(rubric.build_message(_candidate(rating), "expected")) + choices.opening_ids
+    asked = chat.render(rubric.build_message(rating.as_candidate(), "expected")) + choices.opening_ids
     return Example(asked, [choices.choice_ids[below]], choices.choice_ids[below + 1], rating.score - below)
 
 
 def written_lesson(rating: Rating, chat: Chat) -> Example:
     """Of `sampled`: a reason and the score, rounded."""
     score = round(rating.score)
-    said = chat.answer(f"{VERDICTS[score]}\n{rubric.OPENING} {score}")
-    return Example(chat.render(rubric.build_message(_candidate(rating), "sampled")), said)
+    said = chat.answer(f"{REASONS[score]}\n{rubric.OPENING} {score}")
+    return Example(chat.render(rubric.build_message(rating.as_candidate(), "sampled")), said)
 
 
 def duel_lessons(ratings: Sequence[Rating], chat: Chat, most: int, seed: int) -> list[Example]:
     """Of an evaluation's duels: which of two answers is better, in both orders. At most `most`, with no more of a
     prompt than it takes; what people scored alike, or never compared, is left out."""
-    choices = chat.choices(pairwise.OPENING, ["A", "B"])
+    choices = pairwise.answer_choices(chat)
     by_prompt: defaultdict[str, list[Rating]] = defaultdict(list)
     for rating in Random(seed).sample(ratings, len(ratings)):
         by_prompt[rating.prompt_id].append(rating)
@@ -76,7 +76,3 @@ def balanced(ratings: Sequence[Rating], most: int | None, seed: int) -> list[Rat
     for left, group in zip(range(len(sizes), 0, -1), sorted(by_score.values(), key=len), strict=True):
         chosen += group[: (wanted - len(chosen)) // left]  # what one score lacks, the others have more of
     return Random(seed).sample(chosen, len(chosen))
-
-
-def _candidate(rating: Rating) -> Candidate:
-    return Candidate(rating.prompt_id, rating.prompt, 0, rating.response, [], [], [], finished=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from selfreward.judges import request
 from selfreward.judges.base import Bench
+from selfreward.model.chat import Chat, Choices
 from selfreward.texts import fill, read_text
 
 QUESTION = read_text(__file__, "pairwise.txt")
@@ -33,10 +34,15 @@ def build_messages(duel: Duel) -> tuple[str, str]:
     )
 
 
+def answer_choices(chat: Chat) -> Choices:
+    """What a duel's judge chooses among: the answer shown first, and the one shown second."""
+    return chat.choices(OPENING, ["A", "B"])
+
+
 def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
     """For each duel the probability that `answer` is better: when shown first, and when shown second."""
     chat = bench.engine.chat
-    choices = chat.choices(OPENING, ["A", "B"])
+    choices = answer_choices(chat)
     prompts = [chat.render(message) + choices.opening_ids for duel in duels for message in build_messages(duel)]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
     first_wins = [(1 + math.tanh((a - b) / 2)) / 2 for a, b in logprobs]  # the logistic function, which never overflows

@@ -16,6 +16,7 @@ from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import VerdictError
 from selfreward.judges import request
 from selfreward.judges.base import Bench
+from selfreward.model.chat import Chat, Choices
 from selfreward.records import Candidate, Judgement
 from selfreward.store import derive_seed
 from selfreward.texts import fill, read_text
@@ -64,7 +65,7 @@ def parse(reply: str, *, finished: bool = True) -> float:
 
 def _expected(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
     chat = bench.engine.chat
-    choices = chat.choices(OPENING, [str(value) for value in range(HIGHEST + 1)])
+    choices = score_choices(chat)
     messages = {_key(c): build_message(c, config.mode) for c in candidates}
     prompts = [chat.render(message) + choices.opening_ids for message in messages.values()]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
@@ -76,6 +77,11 @@ def _expected(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench
         samples = [] if score is None else [score]
         judgements.append(Judgement(candidate.prompt_id, candidate.index, score, samples, [], mass))
     return judgements
+
+
+def score_choices(chat: Chat) -> Choices:
+    """What `expected` chooses among, in the order of the scores."""
+    return chat.choices(OPENING, [str(value) for value in range(HIGHEST + 1)])
 
 
 def expected_score(logprobs: Sequence[float]) -> tuple[float | None, float]:

@@ -23,10 +23,10 @@ LIBRARIES_GIB = 0.8
 NF4_BYTES = 0.516
 """Bytes a weight in NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314, section 3: 4.127 bits)."""
 
-RUBRIC_TOKENS = 512
-"""Room for a judge's own words around a prompt and an answer."""
+MESSAGE_TOKENS = 512
+"""Room for what a message says around what it shows: a judge's rubric around an answer, say."""
 
-SERVED_WORDS = 2048
+SERVED_MESSAGE_TOKENS = 2048
 """The same for a server, whose longest text can't be raised later: room for tokenizers that cut words small."""
 
 _MICRO_BATCH_TOKENS = {"cpu": 1536, "cuda": 16384}
@@ -164,15 +164,15 @@ class Costs:
             self._decoding(rows, longest, self.cfg.evaluation.max_new_tokens, 1),
         ]
         if self.cfg.generation.kind in WAYS:
-            told = self._shown_to_write + RUBRIC_TOKENS
+            told = self._shown_to_write + MESSAGE_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.generation.max_new_tokens, 1))
         if self.cfg.rephrases:
-            told = self.cfg.documents.chunk_tokens + RUBRIC_TOKENS
+            told = self.cfg.documents.chunk_tokens + MESSAGE_TOKENS
             kinds.append(self._decoding(rows, told, self.cfg.documents.max_new_tokens, 1))
         return kinds
 
     @property
-    def blocked_weights(self) -> int:
+    def blocked_weight_bytes(self) -> int:
         """A second copy of the weights of all linear layers, as decoding on a CPU may keep it, with an adapter."""
         vocabulary = self._text.vocab_size
         layers = [p for p in self._skeleton.parameters.values() if p.ndim == 2 and vocabulary not in p.shape]
@@ -213,14 +213,14 @@ class Costs:
         """Tokens of the longest text that is read or written: in a duel a judge reads two answers."""
         answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
         reply = self.cfg.judge.max_new_tokens if self.cfg.judge.draws else 1
-        texts = [self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_WORDS + reply]
+        texts = [self.cfg.sampling.max_prompt_tokens + 2 * answer + SERVED_MESSAGE_TOKENS + reply]
         if self.cfg.generation.kind in WAYS:
-            texts.append(self._shown_to_write + SERVED_WORDS + self.cfg.generation.max_new_tokens)
+            texts.append(self._shown_to_write + SERVED_MESSAGE_TOKENS + self.cfg.generation.max_new_tokens)
         if self.cfg.rephrases:
-            texts.append(self.cfg.documents.chunk_tokens + SERVED_WORDS + self.cfg.documents.max_new_tokens)
-        files = (self.cfg.people, self.cfg.tuning.demonstrations, self.cfg.tuning.ratings)
-        if any(file.path for file in files):  # two characters a token, of a prompt and an answer each
-            texts.append(self.cfg.data.max_characters + SERVED_WORDS)
+            texts.append(self.cfg.documents.chunk_tokens + SERVED_MESSAGE_TOKENS + self.cfg.documents.max_new_tokens)
+        if any(file.path for file in self.cfg.seed_files.values()):
+            # two characters a token, of a prompt and an answer each
+            texts.append(self.cfg.data.max_characters + SERVED_MESSAGE_TOKENS)
         longest = max(texts)
         return min(longest, getattr(self._text, "max_position_embeddings", None) or longest)
 
@@ -271,12 +271,12 @@ class Costs:
     def _judged(self) -> int:
         """Tokens of the longest prompt that a judge of one answer reads."""
         answer = max(self.cfg.sampling.max_new_tokens, self.cfg.evaluation.max_new_tokens)
-        return self.cfg.sampling.max_prompt_tokens + answer + RUBRIC_TOKENS
+        return self.cfg.sampling.max_prompt_tokens + answer + MESSAGE_TOKENS
 
     @property
     def _scored(self) -> int:
         """Tokens of the longest text that is scored: that prompt, or one with the two answers of a duel."""
-        duel = self.cfg.sampling.max_prompt_tokens + 2 * self.cfg.evaluation.max_new_tokens + RUBRIC_TOKENS
+        duel = self.cfg.sampling.max_prompt_tokens + 2 * self.cfg.evaluation.max_new_tokens + MESSAGE_TOKENS
         return max(self._judged, duel)
 
     @property

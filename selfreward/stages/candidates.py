@@ -41,6 +41,8 @@ def sample(config: CandidatesIdentity, parents: Mapping[str, Artifact], work: Wo
 
     An answer's seed comes from the run's seed, the prompts' artifact, the prompt and the answer's number: the same for
     each policy that answers the same prompts, so that policies are compared under the same chance.
+
+    Raises `ConfigError` where every prompt is too long.
     """
     prompts = parents["prompts"].read(Prompt)
     adapter = tools.adapter(parents["policy"])

@@ -28,7 +28,7 @@ def embeddings_identity(cfg: GateConfig) -> EmbeddingsIdentity:
 
 
 def measure(config: EmbeddingsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
-    """Of `parents["prompts"]`."""
+    """How far `parents["prompts"]` lie apart, and how evenly they cluster."""
     texts = [prompt.prompt for prompt in parents["prompts"].read(Prompt)]
     return {"texts": len(texts), **embedding_metrics(texts, str(_embedder(tools.cfg.gate)))}
 

@@ -36,6 +36,8 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     Of either as many tokens as the share says, over and over where there are fewer. Texts are joined and cut into
     blocks of equal length: with any share the policy sees the same number of tokens in the same number of steps, and
     each of them weighs as much.
+
+    Raises `ConfigError` where rephrasings are asked for and none is fit to be used, or where nothing is left to learn.
     """
     chat = tools.local_engine.chat
     real = [chat.answer(chunk.text) for chunk in parents["chunks"].read(Chunk) if not chunk.held_out]

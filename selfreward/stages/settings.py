@@ -9,7 +9,7 @@ from selfreward.config import TEMPLATED, RunConfig, SeedFileConfig
 from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
 from selfreward.judges import pairwise, rubric
-from selfreward.judges.lessons import VERDICTS
+from selfreward.judges.lessons import REASONS
 from selfreward.model.model_files import identify_tokenizer
 from selfreward.roles import Role, engine_settings
 from selfreward.stages import new_prompts, proposals, rephrasings, train
@@ -190,4 +190,4 @@ class StageSettings:
 def _judged_by() -> tuple[str, ...]:
     """What a judge is asked, and told to say, where it is taught."""
     asked = (text for mode in ("expected", "sampled") for text in rubric.TEXTS[mode])
-    return (*asked, *VERDICTS, *pairwise.TEXTS)
+    return (*asked, *REASONS, *pairwise.TEXTS)

@@ -38,15 +38,6 @@ class Tools:
     say: Callable[[Any], None] = field(default=lambda _: None)
     available_gb: float | None = None
 
-    def seed_file(self, key: str) -> str | None:
-        """Where a file of what people wrote is."""
-        files = {
-            "tuning.demonstrations": self.cfg.tuning.demonstrations,
-            "tuning.ratings": self.cfg.tuning.ratings,
-            "people": self.cfg.people,
-        }
-        return files[key].path
-
     @property
     def memory(self) -> MemoryConfig:
         return self.cfg.memory
@@ -154,6 +145,6 @@ def cut(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def longer(tokens: int, other: int) -> float:
+def longer(length: int, other: int) -> float:
     """What a judge that looks at length alone would say: 1 where the first is longer, 0 where shorter, else a half."""
-    return 0.5 if tokens == other else float(tokens > other)
+    return 0.5 if length == other else float(length > other)

@@ -40,7 +40,7 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     `parents["references"]` has the reference log-probabilities; without it, those recorded with the pairs are taken.
     """
     from selfreward.model.lora import save_adapter  # these import torch and trl, which a finished run does without
-    from selfreward.training.dpo import Settings, Start, train_dpo
+    from selfreward.training.dpo import DPOSettings, Start, train_dpo
     from selfreward.training.reference import recorded_references
 
     pairs = parents["pairs"].read(PreferencePair)
@@ -54,7 +54,7 @@ def train(config: PolicyIdentity, parents: Mapping[str, Artifact], work: Work, t
     fit = tools.plan.fit_training([(len(p.prompt_ids), len(p.chosen_ids), len(p.rejected_ids)) for p in pairs])
     work.planned_memory = fit.total
     how = TrainConfig(**config.train, lora=config.lora, max_length=tools.cfg.train.max_length)
-    settings = Settings(
+    settings = DPOSettings(
         how, tools.memory, tools.speed, fit.micro_batch, fit.gradient_checkpointing, tools.plan.preflight
     )
     with tools.models.trainable(previous, config.lora, start.seed) as model:

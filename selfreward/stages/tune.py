@@ -53,6 +53,8 @@ def tune_policy(config: TuneIdentity, parents: Mapping[str, Artifact], work: Wor
 
     Beside ratings an answer has a weight of its own. The gradient of a score token is several times as long as that of
     the mean over an answer's tokens: without it, ratings take nearly half of what is learned of answers.
+
+    Raises as `tune_on` does.
     """
     tuning, chat, seed = TuningConfig(**config.tuning), tools.models.chat, work.seed
     examples: list[Example] = []
@@ -82,7 +84,10 @@ def tune_on(
     work: Work,
     tools: Tools,
 ) -> Metrics:
-    """Train an adapter on examples, from that of `parents["policy"]` or a fresh one. Too long ones are counted."""
+    """Train an adapter on examples, from that of `parents["policy"]` or a fresh one. Too long ones are counted.
+
+    Raises `ConfigError` where every example is too long, and as `session.fit` does.
+    """
     from selfreward.model.lora import save_adapter  # these import torch and trl, which a finished run does without
     from selfreward.training.tuning import TuningSettings, tune
 

@@ -12,11 +12,13 @@ from selfreward.store import Artifact, Cost, Manifest
 
 Iteration = Mapping[str, Artifact]
 """An iteration's artifacts by the names of the loop: source, prompts, embeddings, candidates, judgements, pairs,
-references, policy, parity; for the evaluation held_out_candidates, held_out_judgements, evaluation, and, where people's
-answers are kept for it, agreement and imitation. Iteration 0 has policy, parity, where policy 0 is tuned the base
-model's base_parity, those of the evaluation, what policy 0 comes from (chunks, rephrasings, pretrained, demonstrations,
-ratings), what is held against evaluations (leaks), what is measured by (people, grader, and grader_prompts and
-grader_ratings that it learns from), and of further engines judge_parity and evaluation_parity."""
+references, policy, parity, of what a policy wrote each round's proposals_N and kept_N; for the evaluation
+held_out_candidates, held_out_judgements, evaluation, and, where people's answers are kept for it, agreement and
+imitation. Iteration 0 has policy, parity and those of the evaluation; what policy 0 comes from (chunks, rephrasings,
+pretrained, demonstrations, ratings), and before it base_parity, base_perplexity, base_agreement, base_imitation, after
+documents perplexity; what is held against evaluations (leaks); what is measured by (people, demonstrations_held_out,
+grader, grader_agreement, and grader_prompts and grader_ratings that it learns from); and of further engines
+judge_parity and evaluation_parity."""
 
 PASS_RATE = "evaluation/pass_rate/"
 """What the pass rates of categories begin with."""
@@ -162,7 +164,7 @@ def outside_judge(judged: Manifest) -> str | None:
     return judged.config["engine"]["model"]
 
 
-def artifact_names(iteration: Iteration) -> dict[str, Any]:
+def references(iteration: Iteration) -> dict[str, Any]:
     """Each artifact's `<stage>/<id>`."""
     return {name: artifact.reference for name, artifact in iteration.items()}
 

@@ -18,7 +18,7 @@ from selfreward.store import Artifact, Manifest
 from selfreward.store.identity import digest
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards, markdown
-from selfreward.tracking.metrics import Iteration, artifact_names
+from selfreward.tracking.metrics import Iteration, references
 
 LINEAGE = "lineage.json"
 SETTINGS = "config.json"
@@ -135,4 +135,4 @@ def _shown(folder: Path) -> dict[str, list[str]]:
 
 
 def _lineage(iterations: Sequence[Iteration]) -> bytes:
-    return json.dumps([artifact_names(iteration) for iteration in iterations], indent=2).encode()
+    return json.dumps([references(iteration) for iteration in iterations], indent=2).encode()

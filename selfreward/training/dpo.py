@@ -31,7 +31,7 @@ _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the refer
 
 
 @dataclass(frozen=True)
-class Settings:
+class DPOSettings:
     """How to train: what is learned, and how the work is cut to fit the memory.
 
     `preflight` runs the longest step first and forgets it.
@@ -58,7 +58,7 @@ def make_trainer(
     tokenizer: Any,
     pairs: Sequence[PreferencePair],
     references: Sequence[ReferenceLogprobs],
-    settings: Settings,
+    settings: DPOSettings,
     seed: int,
     folder: Path,
 ) -> PairTrainer:
@@ -87,7 +87,7 @@ def train_dpo(
     tokenizer: Any,
     pairs: Sequence[PreferencePair],
     references: Sequence[ReferenceLogprobs],
-    settings: Settings,
+    settings: DPOSettings,
     start: Start,
     work: Work,
 ) -> Metrics:
@@ -138,7 +138,7 @@ def check_start(loss: float, beta: float, tolerance: float) -> None:
         )
 
 
-def _arguments(settings: Settings, seed: int, folder: Path, device: str) -> DPOConfig:
+def _arguments(settings: DPOSettings, seed: int, folder: Path, device: str) -> DPOConfig:
     train, loss = settings.train, LOSSES[settings.train.loss]
     shared = arguments(train, seed, folder, device, gradient_checkpointing=settings.gradient_checkpointing)
     return DPOConfig(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selfreward.training.dpo import Settings
+from selfreward.training.dpo import DPOSettings
 from selfreward.training.losses import LOSSES
 from tests.training import EIGHT_PAIRS, PAIRS, SPEEDS, Trained, settings, train, train_config, train_plainly
 
@@ -118,7 +118,7 @@ def test_the_ways_go_together(
     assert_same_step(train(tiny_model, PAIRS, how, tmp_path, attention), plain("sigmoid", attention))
 
 
-def whole(loss: str) -> Settings:
+def whole(loss: str) -> DPOSettings:
     """Six steps, the last of each epoch on fewer pairs, cut into micro-batches of two and one.
 
     The steps are small, for Adam makes whole steps of gradients that are nothing but rounding.

@@ -14,7 +14,7 @@ from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Cost, Manifest, Stage, Store
 from selfreward.store.identity import artifact_id
-from selfreward.tracking.metrics import artifact_names
+from selfreward.tracking.metrics import references
 
 ANSWERS, SCORES, EVALUATION = "held_out_candidates", "held_out_judgements", "evaluation"
 HELD_OUT = {ANSWERS, SCORES, EVALUATION}
@@ -51,7 +51,7 @@ def iterations(cfg: RunConfig) -> list[Iteration]:
 
 def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
     """The same, as `<stage>/<id>` by the artifact's name."""
-    return [artifact_names(iteration) for iteration in iterations(cfg)]
+    return [references(iteration) for iteration in iterations(cfg)]
 
 
 def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:

@@ -109,17 +109,13 @@ def test_a_value_that_can_not_be_used_is_named_with_its_key_and_what_to_use(
         ("evaluation.top_p", 1.0),
         ("train.lora.dropout", 0.9),
         ("train.label_smoothing", 0.5),
-        ("memory.ram_gb", None),
-        ("memory.gradient_checkpointing", None),
-        ("memory.sampling_rows", None),
-        ("memory.scoring_tokens", None),
         ("memory.scoring_tokens", 1),
         ("memory.checkpoint_seconds", 0),
         ("seed", 2**31 - 1),
         ("sampling.n", 2),
     ],
 )
-def test_the_ends_of_a_range_belong_to_it_unless_they_are_said_not_to(cfg: RunConfig, key: str, value: Any) -> None:
+def test_the_ends_of_a_range_belong_to_it(cfg: RunConfig, key: str, value: Any) -> None:
     override(cfg, key, value)
     validate(cfg, KINDS)
 
@@ -220,21 +216,38 @@ def test_settings_that_do_not_go_together_are_refused_and_the_error_names_both(
     assert len(str(caught.value).splitlines()) == 1
 
 
+RECORDED = {"train.reference_logprobs": "recorded", "train.reference": "policy_0"}
+ABOUT_DOCUMENTS = {"generation.kind": "documents", "documents.path": ".", "documents.styles": "easy"}
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("refused", "remedy"),
     [
-        {"engine.merge_adapter": True, "train.reference": "policy_0"},
-        {"train.max_length": 608},
-        {"memory.micro_batch": 4},
-        {"memory.micro_batch": 3},
-        {"memory.micro_batch": None},
-        {"speed.completion_head": False, "speed.share_prompt": False},
-        {"train.reference_logprobs": "recorded", "train.reference": "previous"},
-        {"train.reference_logprobs": "computed", "train.reference": "policy_0"},
+        ({"engine.merge_adapter": True}, {"train.reference": "policy_0"}),
+        ({"engine.merge_adapter": True}, {"engine.merge_adapter": False}),
+        ({"sampling.max_new_tokens": 600}, {"train.max_length": 1112}),
+        ({"sampling.max_new_tokens": 600}, {"sampling.max_prompt_tokens": 424}),
+        ({"train.max_length": 607}, {"train.max_length": 608}),
+        ({"memory.micro_batch": 5}, {"memory.micro_batch": 4}),
+        ({"speed.completion_head": False}, {"speed.share_prompt": False}),
+        (RECORDED, {"train.reference": "previous"}),
+        (RECORDED, {"train.reference_logprobs": "computed"}),
+        ({"generation.kind": "self_instruct", "prompts.kind": "constraints"}, {"generation.kind": "none"}),
+        (ABOUT_DOCUMENTS, {"documents.styles": "easy,question_answer"}),
+        ({"people.held_out": 3}, {"people.held_out": 0}),
+        ({"evaluation.judge": "independent"}, INDEPENDENT),
+        (INDEPENDENT | {"judge.mode": "sampled"}, {"judge.mode": "expected"}),
+        (INDEPENDENT | {"judge.mode": "sampled"}, {"evaluation.judge": "policy_0"}),
     ],
 )
-def test_the_remedies_do_help(cfg: RunConfig, overrides: dict[str, Any]) -> None:
-    for key, value in overrides.items():
+def test_what_an_error_names_as_a_remedy_is_one(
+    cfg: RunConfig, refused: dict[str, Any], remedy: dict[str, Any]
+) -> None:
+    for key, value in refused.items():
+        override(cfg, key, value)
+    with pytest.raises(ConfigError):
+        validate(cfg, KINDS)
+    for key, value in remedy.items():
         override(cfg, key, value)
     validate(cfg, KINDS)
 

@@ -207,7 +207,7 @@ def test_the_second_copy_of_the_weights_is_kept_where_it_fits_and_costs_no_rows(
     layers = sum(p.nbytes for name, p in model.named_parameters() if "_proj" in name) + model.lm_head.weight.nbytes
     adapter = plan.costs.fixed["adapter"]  # in float32, like the model here
     assert plan.blocked_weights
-    assert plan.sampling["blocked weights"] == plan.costs.blocked_weights == layers + adapter
+    assert plan.sampling["blocked weights"] == plan.costs.blocked_weight_bytes == layers + adapter
     rows, enough = plan.sampling_rows, sum(plan.sampling.values())
     for limit, fits in ((enough, True), (enough - 1, False)):
         tight = Plan(tiny(), short(), "cpu", limit_gb=limit / GIB, like=plan)
@@ -298,7 +298,7 @@ def test_a_merged_adapter_needs_the_weights_a_second_time() -> None:
 )
 def test_a_server_takes_what_is_written_besides_answers(written: dict[str, Any]) -> None:
     config = tiny(max_position_embeddings=9999)
-    assert Plan(config, short(**written), "cpu").served_text() > Plan(config, short(), "cpu").served_text()
+    assert Plan(config, short(**written), "cpu").longest_served() > Plan(config, short(), "cpu").longest_served()
 
 
 def test_no_fewer_rows_are_named_than_a_prompt_has_answers() -> None:

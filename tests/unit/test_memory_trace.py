@@ -37,7 +37,7 @@ from selfreward.model.head import CHUNK_BYTES
 from selfreward.model.lora import fresh_adapter
 from selfreward.model.models import Models
 from selfreward.records import PreferencePair, ReferenceLogprobs
-from selfreward.training.dpo import Settings, make_trainer
+from selfreward.training.dpo import DPOSettings, make_trainer
 from selfreward.training.forward import fast_forward
 
 Pairs = Sequence[tuple[int, int, int]]  # tokens of prompt, chosen, rejected
@@ -313,7 +313,7 @@ def by_trl(tiny_model: Path, tmp_path: Path) -> Callable[..., int]:
         ]
         references = [ReferenceLogprobs(p.prompt_id, 0, 1, [-1.0], [-1.0]) for p in pairs]
         train = TrainConfig(batch_size=len(pairs))
-        settings = Settings(train, MemoryConfig(), SpeedConfig(), micro_batch, False, False)
+        settings = DPOSettings(train, MemoryConfig(), SpeedConfig(), micro_batch, False, False)
         models = Models(tiny_model, "float32", "cpu")
         with models.trainable(None, train.lora, 0) as model:
             trainer = make_trainer(model, models.chat.tokenizer, pairs, references, settings, 0, tmp_path)

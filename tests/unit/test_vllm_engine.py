@@ -157,7 +157,7 @@ def served(**changes: Any) -> Plan:
 def test_the_cache_has_room_for_all_requests_at_once_and_no_more() -> None:
     plan = served()
     one = plan.served_cache(1)
-    assert one == plan.served_text() * 2 * 8 * 128 * 32 * 2
+    assert one == plan.longest_served() * 2 * 8 * 128 * 32 * 2
     assert plan.served_cache(10) == 10 * one
 
 
@@ -180,8 +180,8 @@ def test_a_server_without_room_for_one_text_is_refused_with_the_cap_that_would_d
 
 def test_a_server_takes_texts_as_long_as_a_duel_and_no_longer_than_the_model_can() -> None:
     plan = served()
-    assert plan.served_text() > 512 + 2 * 96
-    assert served(sampling__max_prompt_tokens=100_000).served_text() == LLAMA_8B.max_position_embeddings
+    assert plan.longest_served() > 512 + 2 * 96
+    assert served(sampling__max_prompt_tokens=100_000).longest_served() == LLAMA_8B.max_position_embeddings
 
 
 @pytest.mark.parametrize("kind", ["server", "vllm"])
