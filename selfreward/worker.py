@@ -1,6 +1,6 @@
 """One process of a run over several: `accelerate launch` or `torchrun` starts it with a file of resolved settings.
 
-    accelerate launch --multi_gpu --num_processes 8 -m selfreward.worker outputs/default/config.yaml
+    accelerate launch --multi_gpu --num_processes 8 -m selfreward.worker outputs/default/config.json
 
 The run's folder is the folder of that file. `python -m selfreward.run ... --cfg job --resolve` prints such a file, and
 `launch=accelerate` does both.
