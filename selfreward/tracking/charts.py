@@ -220,7 +220,9 @@ def _passes(summaries: Summaries, axes: Axes) -> None:
     axes.plot(*_points(summaries, "evaluation/pass_rate"), "o-", color=BLUE, label="all")
     styles = cycle(product(("s--", "^:", "v-.", "x--"), (ORANGE, INK)))
     for category, (style, colour) in zip(pass_categories(summaries), styles, strict=False):
-        axes.plot(*_points(summaries, f"{PASS_RATE}{category}"), style, color=colour, label=category)
+        axes.plot(
+            *_points(summaries, f"{PASS_RATE}{category}"), style, color=colour, label=category.replace("$", r"\$")
+        )
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     _policies(axes, len(summaries))

@@ -34,9 +34,10 @@ class RunConsole:
     """Shows a run on the terminal and keeps the same lines in `log`. It is the store's observer."""
 
     def __init__(self, log: Path, console: Console | None = None) -> None:
-        self._screen = console or Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        self._screen = console or Console(highlight=False, markup=False, emoji=False, width=width)
         self._file = log.open("a", encoding="utf-8")
-        self._log = Console(file=self._file, width=_PIPE_WIDTH, highlight=False)
+        self._log = Console(file=self._file, width=_PIPE_WIDTH, highlight=False, markup=False, emoji=False)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._unit = ""

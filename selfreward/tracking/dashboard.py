@@ -6,10 +6,12 @@ after the run. Nothing that fails in W&B, its network, its service or its disk e
 
 from __future__ import annotations
 
+import configparser
 import netrc
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import Iteration, summary
 
 _FINISH_SECONDS = 120
+_LONGEST_GROUP = 128  # characters that W&B takes
 _COLUMNS = ("iteration", "prompt", "candidate", "score", "tokens", "role")
 
 
@@ -59,8 +62,8 @@ class Dashboard:
         """End the W&B run, as failed or finished. A service that doesn't answer is left behind after two minutes."""
         if self._run is None:
             return
-        end = partial(self._run.finish, exit_code=int(failed))
-        thread = threading.Thread(target=lambda: self._guarded(end), daemon=True)
+        end = partial(self._run.finish, exit_code=int(failed or self._failed))
+        thread = threading.Thread(target=lambda: self._tried(end), daemon=True)
         thread.start()
         thread.join(_FINISH_SECONDS)
         if thread.is_alive():
@@ -68,14 +71,16 @@ class Dashboard:
         self._run = None
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        if self._failed:
-            return
+        if not self._failed:
+            self._tried(action)
+
+    def _tried(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # a dashboard is a mirror: whatever breaks in it, the run goes on
+            if not self._failed:
+                self._warn(f"W&B failed and is left out from here on: {first_line(error)}")
             self._failed = True
-            reason = first_line(error)
-            self._warn(f"W&B failed and is left out from here on: {reason}")
 
     def _begin(self) -> Any:
         import wandb  # takes a second to import, and a run that finds all complete logs nothing
@@ -84,7 +89,7 @@ class Dashboard:
         mode: Any = self._mode
         run = wandb.init(
             project=self._tracking.project,
-            group=self._group,
+            group=self._group[:_LONGEST_GROUP],
             dir=str(self._folder),
             mode=mode,
             config=dict(self._settings),
@@ -143,11 +148,20 @@ def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[A
 
 
 def _has_api_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        return netrc.netrc(path).authenticators(host) is not None
+        return netrc.netrc(path).authenticators(urlsplit(_server()).netloc) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _server() -> str:
+    """The address of W&B's server: what the environment says, or `wandb login --host` has noted, or the public one."""
+    noted = configparser.ConfigParser(interpolation=None)
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    with suppress(OSError, UnicodeDecodeError, configparser.Error):
+        noted.read(Path(folder).expanduser() / "settings")
+    public = "https://api.wandb.ai"
+    return os.environ.get("WANDB_BASE_URL") or noted.get("default", "base_url", fallback=public)

@@ -20,7 +20,8 @@ def mirror(
 ) -> list[Iteration]:
     """Go through the iterations of `steps`, and show each as it is done. Of a run that found all complete, only what
     does not show it yet is written."""
-    dashboard = Dashboard(folder, cfg.tracking, cfg.name, settings, console.say)
+    group = cfg.name if folder.resolve() == Path(cfg.output_dir).resolve() else f"{cfg.name}/{folder.name}"
+    dashboard = Dashboard(folder, cfg.tracking, group, settings, console.say)
     iterations: list[Iteration] = []
     logged = 0
     try:

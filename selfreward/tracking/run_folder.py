@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from selfreward.errors import ArtifactError, BusyError
-from selfreward.explain import MISTAKES, explain
+from selfreward.explain import explain
 from selfreward.store import Artifact, Manifest
 from selfreward.store.identity import digest
 from selfreward.store.manifest import write_atomically
@@ -49,7 +49,7 @@ def ending_logged(folder: Path) -> Iterator[None]:
         yield
     except BusyError:  # then the log is another process's
         raise
-    except MISTAKES as error:
+    except Exception as error:
         with suppress(OSError), (folder / LOG).open("a", encoding="utf-8") as log:  # the disk may be full
             log.write(f"error: {explain(error)}\n")
         raise

@@ -25,7 +25,9 @@ from tests.loop.helpers import run_loop
 def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A person without an API key; returns the path of their netrc, which isn't there."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     return tmp_path / "netrc"
 
@@ -36,6 +38,19 @@ def test_without_a_key_it_is_offline_and_with_one_online(no_key: Path, monkeypat
     assert resolve_mode("auto") == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert resolve_mode("auto") == "disabled"
+
+
+@pytest.mark.parametrize("said_by", ["environment", "login"])
+def test_a_key_for_a_server_of_ones_own_is_found(
+    no_key: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said_by: str
+) -> None:
+    no_key.write_text("machine localhost:8080 login user password secret\n")
+    assert resolve_mode("auto") == "offline"
+    if said_by == "environment":
+        monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:8080")
+    else:  # `wandb login --host` leaves the address in its settings
+        (tmp_path / "settings").write_text("[default]\nbase_url = http://localhost:8080\n")
+    assert resolve_mode("auto") == "online"
 
 
 def test_online_without_a_key_is_refused_rather_than_asked_for(no_key: Path) -> None:
@@ -106,6 +121,21 @@ def test_each_metric_fits_one_axis_and_a_run_that_failed_is_not_shown_as_finishe
     for name in {name for values in recorder.logged for name in values} - {"iteration"}:
         (fitting,) = [axis for axis in recorder.axes if fnmatch(name, axis) and axis != "steps/step"]
         assert recorder.axes[fitting] == ("steps/step" if name.startswith("steps/") else "iteration")
+
+
+def test_a_run_in_which_something_could_not_be_shown_is_ended_all_the_same(
+    tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr("wandb.init", lambda **_: recorder)
+    said: list[str] = []
+    dashboard = Dashboard(tmp_path, TrackingConfig(wandb="offline"), "tiny", {}, said.append)
+    (first, second) = run_loop(tiny_config)
+    dashboard.log(0, first)
+    dashboard.log(1, {name: artifact for name, artifact in second.items() if name != "judgements"})
+    dashboard.finish(failed=False)
+    assert len(said) == 1
+    assert recorder.exit_code == 1
 
 
 @pytest.mark.slow

@@ -50,6 +50,13 @@ def test_a_terminal_has_the_bar_and_the_log_no_lines_of_it(tmp_path: Path, clock
     assert at_work(tmp_path / "run.log", clock, terminal) == ""
 
 
+def test_what_people_call_things_is_shown_as_they_call_it(tmp_path: Path) -> None:
+    console = RunConsole(tmp_path / "run.log")
+    console.say("outputs/[bold]/a", "  passes  50 % ([/x] 40 %, :warning: 60 %)")
+    console.close()
+    assert (tmp_path / "run.log").read_text() == "outputs/[bold]/a\n  passes  50 % ([/x] 40 %, :warning: 60 %)\n"
+
+
 def test_a_line_stays_one_however_long_and_wherever_it_goes(tmp_path: Path) -> None:
     pipe = Console(file=io.StringIO(), width=40)
     console = RunConsole(tmp_path / "run.log", pipe)
