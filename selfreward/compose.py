@@ -38,6 +38,9 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
 
 
 def folder_name(overrides: str) -> str:
-    """A sweep point's overrides as one folder's name: no slashes, and not longer than file systems take."""
+    """A sweep point's overrides as one folder's name: no slashes, and not longer than file systems take, 255 bytes."""
     name = overrides.replace("/", "_")
-    return name if len(name) <= 120 else f"{name[:100]}-{digest(overrides)[:8]}"
+    if len(name) <= 120 and len(name.encode()) <= 240:
+        return name
+    begun = name[:100].encode()[:200].decode(errors="ignore")
+    return f"{begun}-{digest(overrides)[:8]}"

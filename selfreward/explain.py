@@ -13,14 +13,16 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from selfreward.config import RunConfig, schema_key
-from selfreward.errors import ConfigError, SelfRewardError
+from selfreward.errors import ConfigError, SelfRewardError, first_line
 
 MISTAKES = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
 """What a person can mend; anything else is a mistake of ours and keeps its traceback."""
 
 
 def explain(error: BaseException) -> str:
-    """One line for any of `MISTAKES`."""
+    """One line for any of `MISTAKES`, and for what is a mistake of ours."""
+    if not isinstance(error, MISTAKES):
+        return f"{type(error).__name__}: {first_line(error)}; a mistake of ours"
     if isinstance(error, OverrideParseException):
         key = error.override.partition("=")[0]
         return f"{error.override}: can't be read; put the value in quotes of its own, \"{key}='...'\""

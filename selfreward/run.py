@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,6 +42,9 @@ from selfreward.tracking.run_folder import LOG, ending_logged, held, linked, wri
 from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
+
+_IN_NO_NAME = OmegaConf.load(CONF / "config.yaml").hydra.job.config.override_dirname.exclude_keys
+"""The settings that are left out of what the folder of a sweep's point is called."""
 
 register()
 
@@ -70,11 +74,11 @@ def _command(cfg: DictConfig) -> float:
         check_keys(settings)
         typed: Any = OmegaConf.to_object(cfg)
         return run(typed, settings, Path(hydra_config.runtime.output_dir if sweeping else typed.output_dir))
-    except MISTAKES as error:
+    except Exception as error:
         if sweeping:
             _complain(f"this point of the sweep failed: {explain(error)}", exit_code(error))
             let_go(error)
-        if sweeping or _SHOWS_TRACEBACK:
+        if sweeping or _SHOWS_TRACEBACK or not isinstance(error, MISTAKES):
             raise
         _fail(error)  # past Hydra, which would add a line of its own
 
@@ -85,14 +89,13 @@ def run(cfg: RunConfig, settings: dict[str, Any], folder: Path) -> float:
     Returns its win rate over policy 0 (see `objective`), for sweepers that look for the best settings.
     """
     pool = prepare(cfg)
-    with ending_logged(folder):
+    with ending_logged(folder), held(folder, ".launch.lock"):
         if cfg.launch.kind == "single":
             take_one_gpu()
             return follow(cfg, pool, settings, folder)
-        with held(folder, ".launch.lock"):  # the processes read these settings, and hold the folder themselves
-            with held(folder):
-                write_settings(folder, settings)
-            launch(cfg.launch, folder)
+        with held(folder):  # the processes read these settings, and hold the folder themselves
+            write_settings(folder, settings)
+        launch(cfg.launch, folder)
         return objective(linked(folder, cfg.iteration))
 
 
@@ -168,11 +171,19 @@ def _quieten() -> None:
 
 
 def _check_sweep(arguments: Sequence[str]) -> None:
-    """Raise `ConfigError` for a sweep over iterations, whose points would be one run in one folder."""
-    swept = [one for one in arguments if re.match(r"iteration=.*[,(]", one)]
-    if swept and {"-m", "--multirun"} & {*arguments}:
-        remedy = "iteration=N makes all policies up to N; sweep over something else"
-        raise ConfigError("iteration", swept[0].partition("=")[2], remedy)
+    """Raise `ConfigError` for a sweep whose points would be one run in one folder."""
+    if not {"-m", "--multirun"} & {*arguments}:
+        return
+    parser = OverridesParser.create()
+    for argument in arguments:
+        with suppress(HydraException):  # an option, or a mistake that Hydra names
+            override = parser.parse_override(argument)
+            if override.key_or_group in _IN_NO_NAME and override.is_sweep_override():
+                why = "all points would have one folder"
+                if override.key_or_group == "iteration":
+                    why = "iteration=N makes all policies up to N"
+                value = argument.partition("=")[2]
+                raise ConfigError(override.key_or_group, value, f"{why}; sweep over something else")
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

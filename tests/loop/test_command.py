@@ -65,6 +65,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("tracking.wandb=online", "tracking.wandb=online: there is no API key"),
         ("model=llama4", "llama4"),
         ("-m iteration=1,2", "iteration=1,2: iteration=N makes all policies up to N; sweep over something else"),
+        ("-m artifacts_dir=a,b", "artifacts_dir=a,b: all points would have one folder; sweep over something else"),
         ("prompts.path=two.jsonl", "prompts.path=two.jsonl: prompts=seed_pool reads none; set prompts=file too"),
         ("judge.engine=grader", "judge.engine=grader: engines has none; +engine@engines.grader=<choice> adds it"),
         ("engine@engines.grader=hf", "engine@engines.grader=...: there is no such engine or setting; +engine@"),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from selfreward.config import RunConfig
-from selfreward.errors import NoPairsError
+from selfreward.errors import BusyError, NoPairsError
 from selfreward.run import follow, prepare, run
 from selfreward.tracking.dashboard import Dashboard
+from selfreward.tracking.run_folder import held
 
 
 @pytest.fixture
@@ -25,6 +26,28 @@ def shown(cfg: RunConfig) -> Path:
     """The folder of a run, once it has run."""
     follow(cfg, prepare(cfg), dataclasses.asdict(cfg), Path(cfg.output_dir))
     return Path(cfg.output_dir)
+
+
+def test_while_a_run_starts_its_processes_no_other_changes_their_settings(cfg: RunConfig) -> None:
+    folder = Path(cfg.output_dir)
+    with held(folder, ".launch.lock"), pytest.raises(BusyError):
+        run(cfg, {"others": "settings"}, folder)
+    assert not (folder / "config.json").exists()
+
+
+def test_a_sweeps_points_are_not_one_group_in_wandb(cfg: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a point that was killed, two attempts would count in the mean of its group."""
+    groups: list[str] = []
+
+    def begin(group: str, **_: object) -> None:
+        groups.append(group)
+        raise OSError("not here")
+
+    monkeypatch.setattr("wandb.init", begin)
+    cfg.tracking.wandb = "offline"
+    for folder in (Path(cfg.output_dir), Path(cfg.output_dir) / "seed=1"):
+        follow(cfg, prepare(cfg), dataclasses.asdict(cfg), folder)
+    assert groups == ["tiny", "tiny/seed=1"]
 
 
 def test_a_report_that_is_asked_for_when_all_is_there_is_made_and_again_where_it_was_removed(cfg: RunConfig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.errors import HydraException
 
-from selfreward.compose import CONF, compose_run
+from selfreward.compose import CONF, compose_run, folder_name
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.errors import ConfigError
 from selfreward.kinds import check_settings
@@ -102,6 +102,14 @@ def test_an_engine_is_added_under_a_name_and_set_as_the_runs_own_is() -> None:
     assert added.engines == {"grader": EngineConfig(kind="hf", merge_adapter=True)}
     assert (added.judge.engine, added.evaluation.engine) == ("grader", None)
     assert added.engine == EngineConfig()
+
+
+@pytest.mark.parametrize("value", ["a/b.jsonl", "x" * 300, "\u8a9e" * 100])
+def test_the_name_of_a_points_folder_is_one_that_file_systems_take(tmp_path: Path, value: str) -> None:
+    name = folder_name(f"prompts.path={value}")
+    (tmp_path / name).mkdir()
+    assert (name == "prompts.path=a_b.jsonl") == (value == "a/b.jsonl")
+    assert name != folder_name(f"prompts.path={value}y")
 
 
 def test_an_unknown_key_is_refused() -> None:
