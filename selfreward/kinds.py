@@ -12,7 +12,7 @@ from selfreward.generation.evolve import operations
 from selfreward.judges import JUDGES
 from selfreward.pairing import PAIRINGS
 from selfreward.roles import all_engines, check_all_used, check_engines
-from selfreward.seeds.formats import FORMATS
+from selfreward.seeds.formats import FORMATS, check_format
 from selfreward.sources import SOURCES
 from selfreward.training.losses import LOSSES, check_loss, check_spread
 from selfreward.validation import check_shared_engines, validate
@@ -34,6 +34,8 @@ def check_settings(cfg: RunConfig) -> None:
     check_engines(cfg)
     operations(cfg.generation)
     styles(cfg.documents.styles)
+    for key, file in cfg.seed_files.items():
+        check_format(key, file)
     for key, engine in all_engines(cfg).items():
         check_engine(key, engine, cfg)
     check_loss(cfg.train, cfg.memory)

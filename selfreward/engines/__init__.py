@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from selfreward.cap import share_of_card
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.errors import ConfigError, first_line
+from selfreward.model.model_files import locate_tokenizer
 
 if TYPE_CHECKING:
     from selfreward.engines.base import Engine
@@ -98,7 +99,8 @@ def _server(host: Host, key: str, engine: EngineConfig) -> Engine:
         timeout_seconds=engine.timeout_seconds,
     )
     try:
-        chat = Chat(engine.tokenizer or host.model_folder)
+        named = locate_tokenizer(f"{key}.tokenizer", engine.tokenizer) if engine.tokenizer else None
+        chat = Chat(named or host.model_folder)
     except OSError as error:
         if engine.tokenizer is None:
             raise

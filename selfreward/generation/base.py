@@ -26,13 +26,14 @@ class Way:
 
     `ask` takes the settings, the prompts of the source, those that were made before, and chance. `read` takes a
     policy's answer. `echo` is the ROUGE-L from which on a new prompt says what one of those shown says, or None for
-    that of the settings; `texts` are the words of `ask`.
+    that of the settings; `texts` are the words of `ask`, and `settings` the names of those that it alone looks at.
     """
 
     ask: Callable[[GenerationConfig, Sequence[str], Sequence[str], Random], Ask]
     read: Callable[[str], str]
     echo: float | None
     texts: tuple[str, ...]
+    settings: tuple[str, ...]
 
 
 def first_paragraph(reply: str) -> str:

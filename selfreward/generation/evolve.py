@@ -34,4 +34,4 @@ def operations(cfg: GenerationConfig) -> list[str]:
     return listed_among(OPERATIONS, "generation.operations", cfg.operations)
 
 
-WAY = Way(ask, first_paragraph, _UNCHANGED, (MESSAGE, *OPERATIONS.values()))
+WAY = Way(ask, first_paragraph, _UNCHANGED, (MESSAGE, *OPERATIONS.values()), ("operations",))

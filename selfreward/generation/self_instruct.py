@@ -28,4 +28,4 @@ def read(reply: str) -> str:
     return first_paragraph(_NEXT.split(reply.strip())[0])
 
 
-WAY = Way(ask, read, None, (MESSAGE,))
+WAY = Way(ask, read, None, (MESSAGE,), ("examples",))

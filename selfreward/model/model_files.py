@@ -74,7 +74,7 @@ def locate(name: str, revision: str | None, announce: Callable[[str], None] = la
         return _from_package(name, announce)
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _from_hub(name, revision, announce)
+        folder = _from_hub("model.name", name, revision, _WANTED, announce)
     if lack := _lack(folder):
         raise ConfigError("model.name", name, f"{folder} has no {lack}")
     return folder
@@ -85,9 +85,18 @@ def identify(folder: Path, dtype: str, quantization: str = "none") -> ModelIdent
     return ModelIdentity(_content(folder, _WANTED), dtype, quantization)
 
 
-def identify_tokenizer(name: str) -> str:
-    """What a tokenizer is: the content of its folder, without weights, or else its name on the hub."""
-    return _content(Path(name), _BESIDE_WEIGHTS) if Path(name).is_dir() else name
+def locate_tokenizer(key: str, name: str) -> Path:
+    """The folder that holds a tokenizer, a local one or of a name on the hub, fetched if need be.
+
+    Raises `ConfigError` for a name, the setting `key`, that leads nowhere.
+    """
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else _from_hub(key, name, None, _BESIDE_WEIGHTS, lambda _: None)
+
+
+def identify_tokenizer(folder: Path) -> str:
+    """What a tokenizer is: the content of its folder, without weights."""
+    return _content(folder, _BESIDE_WEIGHTS)
 
 
 def _content(folder: Path, patterns: Sequence[str]) -> str:
@@ -177,27 +186,27 @@ def _convert(gguf: Path, folder: Path) -> None:
         path.chmod(0o644)  # safetensors come out readable to their owner alone
 
 
-def _from_hub(name: str, revision: str | None, announce: Callable[[str], None]) -> Path:
+def _from_hub(
+    key: str, name: str, revision: str | None, patterns: Sequence[str], announce: Callable[[str], None]
+) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted: list[str] = [*_WANTED]
+    wanted: list[str] = [*patterns]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if not _lack(folder) and any(folder.glob("tokenizer*")):
+        if any(folder.glob("tokenizer*")) and (patterns == _BESIDE_WEIGHTS or not _lack(folder)):
             return folder  # otherwise another program has fetched no more of it than it needed
     except LocalEntryNotFoundError:
         pass
     except HFValidationError as error:
-        raise ConfigError("model.name", name, "is neither a folder nor a hub name; name one of them") from error
+        raise ConfigError(key, name, "is neither a folder nor a hub name; name one of them") from error
     announce(f"fetching {name} from the hub")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = first_line(error)
-        raise ConfigError(
-            "model.name", name, f"is not a folder, and the hub did not give it ({reason}); check both"
-        ) from error
+        raise ConfigError(key, name, f"is not a folder, and the hub did not give it ({reason}); check both") from error
 
 
 def _remembered_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ People rank more often than they grade. Among ranked answers the score falls in 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from selfreward import conversation
 from selfreward.config import SeedFileConfig
+from selfreward.errors import ConfigError
 from selfreward.records import Demonstration, Rating, prompt_id
 from selfreward.rows import RowError, UnusedRowError, list_of, number_of, text_of
 
@@ -21,18 +23,27 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 _ANSWER_COLUMNS = ("prompt_column", "response_column")
 _GROUP_COLUMNS = ("prompt_column", "responses_column")
+_SCALE = ("lowest_score", "highest_score")
+_IN_GROUPS = ("response_column", "score_column", *_SCALE)
 
 
 @dataclass(frozen=True)
 class Format:
     """How a data set is read. Each function takes a row and raises `RowError` for one that can't be used.
 
-    `columns` are the settings that name a column which each row must have, of demonstrations and of ratings.
+    `columns` are the settings that name a column which each row must have, of demonstrations and of ratings, and `more`
+    those that are read beside them.
     """
 
     demonstrations: Callable[[Any, SeedFileConfig], list[Demonstration]]
     ratings: Callable[[Any, SeedFileConfig], list[Rating]]
     columns: tuple[Sequence[str], Sequence[str]] = ((), ())
+    more: tuple[Sequence[str], Sequence[str]] = ((), ())
+
+    def settings(self, key: str) -> tuple[str, ...]:
+        """The settings by which it reads the file that `key` configures."""
+        place = int(key != "tuning.demonstrations")
+        return (*self.columns[place], *self.more[place])
 
 
 def _column_demonstrations(row: Any, cfg: SeedFileConfig) -> list[Demonstration]:
@@ -189,9 +200,26 @@ def _rating(prompt: str, response: str, score: float, group: str = "") -> Rating
 
 
 FORMATS: Mapping[str, Format] = {
-    "columns": Format(_column_demonstrations, _column_ratings, (_ANSWER_COLUMNS, (*_ANSWER_COLUMNS, "score_column"))),
-    "groups": Format(_group_demonstrations, _group_ratings, (_GROUP_COLUMNS, _GROUP_COLUMNS)),
+    "columns": Format(
+        _column_demonstrations,
+        _column_ratings,
+        (_ANSWER_COLUMNS, (*_ANSWER_COLUMNS, "score_column")),
+        ((), _SCALE),
+    ),
+    "groups": Format(_group_demonstrations, _group_ratings, (_GROUP_COLUMNS, _GROUP_COLUMNS), (_IN_GROUPS, _IN_GROUPS)),
     "oasst": Format(_tree_demonstrations, _tree_ratings),
     "ultrafeedback": Format(_ultrafeedback_demonstrations, _ultrafeedback_ratings),
     "hh": Format(_hh_demonstrations, _hh_ratings),
 }
+
+
+def check_format(key: str, file: SeedFileConfig) -> None:
+    """Raise `ConfigError` for a setting by which the format of a file reads nothing."""
+    for field in dataclasses.fields(file):
+        value = getattr(file, field.name)
+        if field.name in ("path", "format", "held_out") or value == field.default:
+            continue
+        readers = [name for name, format in FORMATS.items() if field.name in format.settings(key)]
+        if file.format not in readers:
+            remedy = f"{key}.format={file.format} reads none; leave it out, or use {' or '.join(readers)}"
+            raise ConfigError(f"{key}.{field.name}", value, remedy)

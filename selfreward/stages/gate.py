@@ -38,9 +38,13 @@ class GateIdentity(Identity):
 
 def gate_identity(cfg: GateConfig, leaks: LeaksIdentity, *, templated: bool) -> GateIdentity:
     """Of a run's settings."""
+    in_use = only(cfg, SETTINGS)
     if templated:
         leaks = LeaksIdentity(leaks.looked_for, None, None)
-    return GateIdentity(only(cfg, SETTINGS), leaks, templated)
+        del in_use["near_duplicates"]
+    if in_use.get("near_duplicates") != "drop":
+        del in_use["resemblance"]
+    return GateIdentity(in_use, leaks, templated)
 
 
 @dataclass

@@ -31,9 +31,14 @@ class LeaksIdentity(Identity):
     resemblance: float | None
 
 
+NOT_LOOKED_FOR = LeaksIdentity(False, None, None)
+
+
 def leaks_identity(cfg: GateConfig) -> LeaksIdentity:
     """Of a run's settings."""
-    return LeaksIdentity(cfg.contamination != "ignore", cfg.run_of_words, cfg.resemblance)
+    if cfg.contamination == "ignore":
+        return NOT_LOOKED_FOR
+    return LeaksIdentity(True, cfg.run_of_words, cfg.resemblance)
 
 
 def leaks_among(

@@ -21,15 +21,13 @@ from selfreward.store import Artifact, Identity, Metrics, Stage, Work, derive_se
 SETTINGS = (
     "kind",
     "proposals",
-    "examples",
     "generated_share",
-    "operations",
     "temperature",
     "top_p",
     "max_new_tokens",
     "most_words",
 )
-"""What of the configuration proposals depend on."""
+"""What of the configuration proposals depend on, whichever way they are made."""
 
 _SHARD = 64
 

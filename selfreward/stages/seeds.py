@@ -15,11 +15,12 @@ from selfreward.errors import ConfigError
 from selfreward.hygiene.contamination import complaint
 from selfreward.hygiene.personal import HOLDS_PERSONAL, ONCE_REDACTED, find_personal, redacted
 from selfreward.records import Demonstration, Rating, prompt_id
+from selfreward.seeds.formats import FORMATS
 from selfreward.seeds.read import answer_key, read_demonstrations, read_ratings
 from selfreward.stages.leaks import IS_EVALUATED, LeaksIdentity, evaluated_texts, leaks_among, says_enough
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
-from selfreward.store.identity import file_sha256
+from selfreward.store.identity import file_sha256, only
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def seeds_identity(
     key: str, file: SeedFileConfig, data: DataConfig, leaks: LeaksIdentity, personal: str, *, held_out: bool = False
 ) -> SeedsIdentity:
     """Of what is learned from, or of what is kept apart."""
-    reading = {name: value for name, value in dataclasses.asdict(file).items() if name != "path"}
+    reading = only(file, ("format", "held_out", *FORMATS[file.format].settings(key)))
     content, cleaning = file_sha256(Path(str(file.path))), dataclasses.asdict(data)
     return SeedsIdentity(key, content, reading, cleaning, leaks, personal, held_out)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from selfreward.config import TEMPLATED, RunConfig, SeedFileConfig
@@ -10,8 +9,8 @@ from selfreward.documents.rephrase import STYLES, styles
 from selfreward.generation import WAYS
 from selfreward.judges import pairwise, rubric
 from selfreward.judges.lessons import REASONS
-from selfreward.model.model_files import identify_tokenizer
-from selfreward.roles import Role, engine_settings
+from selfreward.model.model_files import identify_tokenizer, locate_tokenizer
+from selfreward.roles import Role, engine_name, engine_settings, settings_key
 from selfreward.stages import new_prompts, proposals, rephrasings, train
 from selfreward.stages.agreement import AgreementIdentity
 from selfreward.stages.candidates import CandidatesIdentity, EngineIdentity
@@ -21,7 +20,7 @@ from selfreward.stages.embeddings import EmbeddingsIdentity, embeddings_identity
 from selfreward.stages.evaluate import EvaluationIdentity
 from selfreward.stages.gate import GateIdentity, gate_identity
 from selfreward.stages.judgements import JudgementsIdentity, judgements_identity
-from selfreward.stages.leaks import LeaksIdentity, leaks_identity
+from selfreward.stages.leaks import NOT_LOOKED_FOR, LeaksIdentity, leaks_identity
 from selfreward.stages.new_prompts import NewPromptsIdentity
 from selfreward.stages.pairs import PairsIdentity
 from selfreward.stages.parity import ParityIdentity
@@ -45,7 +44,10 @@ class StageSettings:
     def engine(self, role: Role) -> EngineIdentity:
         settings = engine_settings(self.cfg, role)
         model = settings.model if settings.is_outside else None
-        tokenizer = identify_tokenizer(settings.tokenizer) if settings.tokenizer else None
+        tokenizer = None
+        if settings.tokenizer:
+            key = f"{settings_key(engine_name(self.cfg, role))}.tokenizer"
+            tokenizer = identify_tokenizer(locate_tokenizer(key, settings.tokenizer))
         return EngineIdentity(settings.kind, settings.merge_adapter, tokenizer, model, settings.seeded)
 
     def judging(self, role: Role, **policies: Artifact) -> dict[str, Artifact]:
@@ -83,7 +85,7 @@ class StageSettings:
 
     def seeds(self, key: str, file: SeedFileConfig, *, held_out: bool = False, measures: bool = False) -> SeedsIdentity:
         """Of what is learned from; what only `measures` stays as it is."""
-        leaks = LeaksIdentity(False, None, None) if measures else self.leaks
+        leaks = NOT_LOOKED_FOR if measures else self.leaks
         personal = "ignore" if measures else self.cfg.gate.personal
         return seeds_identity(key, file, self.cfg.data, leaks, personal, held_out=held_out)
 
@@ -135,11 +137,12 @@ class StageSettings:
 
     def proposals(self, iteration: int, round: int) -> ProposalsIdentity:
         generation = self.cfg.generation
+        way = WAYS[generation.kind]
         return ProposalsIdentity(
-            only(generation, proposals.SETTINGS),
+            only(generation, (*proposals.SETTINGS, *way.settings)),
             iteration,
             round,
-            WAYS[generation.kind].texts,
+            way.texts,
             self.engine("sampling"),
         )
 
@@ -147,7 +150,8 @@ class StageSettings:
         return DocumentPromptsIdentity(iteration, self.cfg.prompts.per_iteration)
 
     def new_prompts(self, wanted: int) -> NewPromptsIdentity:
-        leaks = dataclasses.replace(self.leaks, looked_for=True)  # the next proposal takes its place
+        gate = self.cfg.gate
+        leaks = LeaksIdentity(True, gate.run_of_words, gate.resemblance)  # the next proposal takes its place
         generation = only(self.cfg.generation, new_prompts.SETTINGS)
         return NewPromptsIdentity(generation, leaks, wanted)
 

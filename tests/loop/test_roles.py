@@ -92,7 +92,7 @@ def test_a_tokenizer_that_is_not_there_is_named_with_its_key(tiny_config: RunCon
     there: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "model": "theirs"}
     tiny_config.engines = {"grader": EngineConfig("server", tokenizer="/nowhere/tokenizer", **there)}
     tiny_config.evaluation.engine = "grader"
-    with pytest.raises(ConfigError, match=r"^engines\.grader\.tokenizer=/nowhere/tokenizer: can't be had .*; name a"):
+    with pytest.raises(ConfigError, match=r"^engines\.grader\.tokenizer=/nowhere/tokenizer: is neither a folder nor"):
         run_loop(tiny_config)
 
 

@@ -72,7 +72,11 @@ def dry_settings(folder: Path) -> RunConfig:
     cfg.prompts.category_column, cfg.prompts.held_out_column = "category", "split"
     cfg.prompts.per_iteration, cfg.prompts.held_out = 3, 2
     cfg.artifacts_dir = str(folder / "artifacts")
-    cfg.engines = {"another": EngineConfig(merge_adapter=True), "outside": EngineConfig("server", tokenizer="grader")}
+    grader = folder / "grader"
+    grader.mkdir()
+    (grader / "tokenizer.json").write_text("{}")
+    outside = EngineConfig("server", tokenizer=str(grader))
+    cfg.engines = {"another": EngineConfig(merge_adapter=True), "outside": outside}
     write_prompts(Path(cfg.prompts.path), 12)
     return cfg
 

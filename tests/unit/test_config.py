@@ -9,7 +9,7 @@ import pytest
 
 from selfreward.config import EngineConfig, RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
-from selfreward.kinds import KINDS
+from selfreward.kinds import KINDS, check_settings
 from selfreward.validation import check_folders, validate
 from tests.settings import override, sound
 
@@ -186,6 +186,15 @@ INDEPENDENT: dict[str, Any] = {
         ),
         ({"prompts.split": "test"}, "prompts.split=test: prompts=seed_pool reads none; set prompts=dataset too"),
         ({"prompts.level": 2}, "prompts.level=2: prompts=seed_pool reads none; set prompts=reasoning too"),
+        (
+            {"tuning.ratings.path": __file__, "tuning.ratings.format": "ultrafeedback"}
+            | {"tuning.ratings.highest_score": 10.0},
+            "tuning.ratings.highest_score=10.0: tuning.ratings.format=ultrafeedback reads none; leave it out, or use",
+        ),
+        (
+            {"tuning.demonstrations.score_column": "points"},
+            "tuning.demonstrations.score_column=points: .*format=columns reads none; leave it out, or use groups",
+        ),
         ({"people.held_out": 3}, "people.held_out=3: all of people is there to measure by; leave it at 0"),
         (
             {"people.path": __file__, "judge.kind": "verifier", "prompts.kind": "constraints"},
@@ -212,7 +221,7 @@ def test_settings_that_do_not_go_together_are_refused_and_the_error_names_both(
     for key, value in overrides.items():
         override(cfg, key, value)
     with pytest.raises(ConfigError, match=rf"^{message}") as caught:
-        validate(cfg, KINDS)
+        check_settings(cfg)
     assert len(str(caught.value).splitlines()) == 1
 
 

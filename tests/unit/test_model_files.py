@@ -15,7 +15,7 @@ import pytest
 
 from selfreward.errors import ConfigError
 from selfreward.model import model_files
-from selfreward.model.model_files import PACKAGES, cache_dir, identify, locate
+from selfreward.model.model_files import PACKAGES, cache_dir, identify, identify_tokenizer, locate, locate_tokenizer
 from selfreward.store.identity import file_sha256
 
 
@@ -161,6 +161,18 @@ def test_a_model_that_is_whole_in_the_hubs_cache_is_not_fetched_again(snapshot: 
     announced: list[str] = []
     assert locate("somebody/model", None, announced.append) == snapshot
     assert announced == []
+
+
+def test_a_tokenizer_on_the_hub_is_its_files_and_fetched_once(snapshot: Path, tmp_path: Path) -> None:
+    files = {name: FILES[name] for name in ("tokenizer.json", "tokenizer_config.json")}
+    found = locate_tokenizer("engines.outside.tokenizer", "somebody/model")
+    assert found == snapshot
+    (snapshot / "tokenizer.json").write_text('{"another": 1}')
+    assert locate_tokenizer("engines.outside.tokenizer", "somebody/model") == snapshot
+    assert (snapshot / "tokenizer.json").read_text() == '{"another": 1}', "it was fetched again"
+    write(files, tmp_path / "one")
+    write(files | {"tokenizer.json": "[]"}, tmp_path / "other")
+    assert identify_tokenizer(tmp_path / "one") != identify_tokenizer(tmp_path / "other")
 
 
 def test_a_package_that_was_converted_before_is_taken_from_the_cache(cache: Path, folder: Path) -> None:

@@ -66,6 +66,8 @@ SPECIAL = {  # where any other value will not do
     "documents.styles": "easy",
     "evaluation.judge": "independent",
     "gate.contamination": "ignore",
+    "engine.tokenizer": str(Path(__file__).parent),
+    **{f"{file}.format": "columns" for file in FILES},
 }
 READ_INTO_IDENTITY = {  # what changes results although its group is one of execution
     "seed",
@@ -187,10 +189,12 @@ def test_an_identity_setting_moves_the_id_of_what_it_changes(cfg: RunConfig, key
         cfg.judge.kind = "ensemble"
     if key.startswith(("data", "tuning", "people")) or key == "evaluation.judge":
         learn_from_people(cfg)
+        for file in cfg.seed_files.values():
+            file.format = "groups"  # which reads by all settings
     if key.startswith("documents"):
         read_documents(cfg)
     if key.startswith("generation."):
-        cfg.generation.kind = "self_instruct"
+        cfg.generation.kind = "evolve" if key == "generation.operations" else "self_instruct"
     before = artifacts(cfg)
     _alter(cfg, key)
     about = FIRST_MOVED.get(key) or FIRST_MOVED[key.split(".")[0]]
@@ -220,6 +224,38 @@ def test_a_judge_that_asks_no_model_has_no_mode(cfg: RunConfig) -> None:
     cfg.judge.mode, cfg.judge.samples = "sampled", 9
     assert artifacts(cfg) == before
     assert not cfg.judge.draws
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"generation.kind": "evolve"}, "generation.examples"),
+        ({"generation.kind": "self_instruct"}, "generation.operations"),
+        ({"prompts.kind": "constraints"}, "gate.near_duplicates"),
+        ({"prompts.kind": "constraints"}, "gate.resemblance"),
+        ({"gate.contamination": "ignore"}, "gate.run_of_words"),
+        ({"gate.contamination": "ignore", "gate.near_duplicates": "ignore"}, "gate.resemblance"),
+        ({}, "tuning.demonstrations.score_column"),
+        ({}, "tuning.ratings.responses_column"),
+        ({"people.format": "hh"}, "people.highest_score"),
+    ],
+)
+def test_what_nobody_looks_at_moves_nothing(cfg: RunConfig, given: dict[str, str], key: str) -> None:
+    if not {"generation.kind", "prompts.kind"} & given.keys():
+        learn_from_people(cfg)
+    for other, value in given.items():
+        override(cfg, other, value)
+    before = artifacts(cfg)
+    _alter(cfg, key)
+    assert artifacts(cfg) == before
+
+
+def test_what_counts_as_a_near_duplicate_is_not_what_leaks_where_nothing_does(cfg: RunConfig) -> None:
+    learn_from_people(cfg)
+    cfg.gate.contamination = "ignore"
+    before = artifacts(cfg)
+    cfg.gate.resemblance = 0.5
+    assert moved(before, artifacts(cfg)) == [set(), {"prompts", "agreement", *TRAINED}]
 
 
 @pytest.mark.parametrize("key", sorted(EXECUTION))
