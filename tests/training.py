@@ -66,7 +66,7 @@ EIGHT_PAIRS = [*PAIRS, pair(8, 9, 4, 5), pair(17, 3, 11, 6), pair(2, 5, 5, 7), p
 
 
 def train_config(loss: str = "sigmoid", **others: Any) -> TrainConfig:
-    """DPOSettings under which a few steps show; a loss has the label smoothing that it takes."""
+    """Settings under which a few steps show; a loss has the label smoothing that it takes."""
     smoothing = 0.1 if LOSSES[loss].label_smoothing != "unused" else 0.0
     defaults = {"batch_size": 4, "learning_rate": 1e-3, "lora": LoraConfig(r=4, alpha=8)}
     return TrainConfig(loss=loss, label_smoothing=smoothing, **defaults | others)

@@ -9,9 +9,9 @@ import pytest
 
 from selfreward.config import EngineConfig, RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
-from selfreward.kinds import KINDS, check_settings
+from selfreward.kinds import KINDS
 from selfreward.validation import check_folders, validate
-from tests.settings import override, sound
+from tests.settings import assert_refused, override, override_all, sound
 
 
 @pytest.fixture
@@ -218,11 +218,7 @@ INDEPENDENT: dict[str, Any] = {
 def test_settings_that_do_not_go_together_are_refused_and_the_error_names_both(
     cfg: RunConfig, overrides: dict[str, Any], message: str
 ) -> None:
-    for key, value in overrides.items():
-        override(cfg, key, value)
-    with pytest.raises(ConfigError, match=rf"^{message}") as caught:
-        check_settings(cfg)
-    assert len(str(caught.value).splitlines()) == 1
+    assert_refused(cfg, overrides, message)
 
 
 RECORDED = {"train.reference_logprobs": "recorded", "train.reference": "policy_0"}
@@ -252,12 +248,10 @@ ABOUT_DOCUMENTS = {"generation.kind": "documents", "documents.path": ".", "docum
 def test_what_an_error_names_as_a_remedy_is_one(
     cfg: RunConfig, refused: dict[str, Any], remedy: dict[str, Any]
 ) -> None:
-    for key, value in refused.items():
-        override(cfg, key, value)
+    override_all(cfg, refused)
     with pytest.raises(ConfigError):
         validate(cfg, KINDS)
-    for key, value in remedy.items():
-        override(cfg, key, value)
+    override_all(cfg, remedy)
     validate(cfg, KINDS)
 
 
@@ -279,8 +273,7 @@ def test_what_an_error_names_as_a_remedy_is_one(
 def test_what_sampling_recorded_is_the_reference_where_it_is_exact(
     cfg: RunConfig, overrides: dict[str, Any], taken: str
 ) -> None:
-    for key, value in overrides.items():
-        override(cfg, key, value)
+    override_all(cfg, overrides)
     assert cfg.reference_logprobs(sampled=cfg.train.reference == "previous") == taken
 
 

@@ -10,7 +10,7 @@ import pytest
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.errors import ConfigError
 from selfreward.kinds import check_settings
-from tests.settings import override, sound
+from tests.settings import assert_refused, sound
 
 
 @pytest.fixture
@@ -57,11 +57,7 @@ def cfg(tmp_path: Path) -> RunConfig:
 def test_an_engine_that_can_not_play_its_role_is_refused(
     cfg: RunConfig, overrides: dict[str, Any], message: str
 ) -> None:
-    for key, value in overrides.items():
-        override(cfg, key, value)
-    with pytest.raises(ConfigError, match=rf"^{message}") as caught:
-        check_settings(cfg)
-    assert len(str(caught.value).splitlines()) == 1
+    assert_refused(cfg, overrides, message)
 
 
 @pytest.mark.parametrize(

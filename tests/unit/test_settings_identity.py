@@ -30,7 +30,7 @@ from selfreward.judges import rubric
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.judgements import judgements_identity
 from selfreward.store import Identity
-from tests.settings import override
+from tests.settings import override, override_all
 from tests.unit.dry_runs import (
     EVALUATION,
     HELD_OUT,
@@ -243,8 +243,7 @@ def test_a_judge_that_asks_no_model_has_no_mode(cfg: RunConfig) -> None:
 def test_what_nobody_looks_at_moves_nothing(cfg: RunConfig, given: dict[str, str], key: str) -> None:
     if not {"generation.kind", "prompts.kind"} & given.keys():
         learn_from_people(cfg)
-    for other, value in given.items():
-        override(cfg, other, value)
+    override_all(cfg, given)
     before = artifacts(cfg)
     _alter(cfg, key)
     assert artifacts(cfg) == before
