@@ -43,9 +43,6 @@ from selfreward.validation import check_folders
 
 _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set it, before `main` does
 
-_IN_NO_NAME = OmegaConf.load(CONF / "config.yaml").hydra.job.config.override_dirname.exclude_keys
-"""The settings that are left out of what the folder of a sweep's point is called."""
-
 register()
 
 
@@ -175,10 +172,11 @@ def _check_sweep(arguments: Sequence[str]) -> None:
     if not {"-m", "--multirun"} & {*arguments}:
         return
     parser = OverridesParser.create()
+    in_no_name = OmegaConf.load(CONF / "config.yaml").hydra.job.config.override_dirname.exclude_keys
     for argument in arguments:
         with suppress(HydraException):  # an option, or a mistake that Hydra names
             override = parser.parse_override(argument)
-            if override.key_or_group in _IN_NO_NAME and override.is_sweep_override():
+            if override.key_or_group in in_no_name and override.is_sweep_override():
                 why = "all points would have one folder"
                 if override.key_or_group == "iteration":
                     why = "iteration=N makes all policies up to N"
