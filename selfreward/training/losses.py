@@ -1,4 +1,4 @@
-"""Loss presets: the names that `train.loss` takes, and what they are in trl. A preset is one line here."""
+"""Loss presets: the names that `train.loss` takes, what they are in trl, and the papers. A preset is one line here."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Loss:
 
 
 LOSSES: dict[str, Loss] = {
-    "sigmoid": Loss(("sigmoid",)),
-    "sigmoid_norm": Loss(("sigmoid_norm",)),
-    "hinge": Loss(("hinge",)),
-    "ipo": Loss(("ipo",)),
-    "robust": Loss(("robust",), label_smoothing="optional"),
-    "exo_pair": Loss(("exo_pair",), label_smoothing="required"),
-    "nca_pair": Loss(("nca_pair",)),
-    "bco_pair": Loss(("bco_pair",)),
-    "sppo_hard": Loss(("sppo_hard",)),
-    "aot": Loss(("aot",), label_smoothing="optional", couples_pairs=True),
-    "aot_unpaired": Loss(("aot_unpaired",), label_smoothing="optional", couples_pairs=True),
-    "apo_zero": Loss(("apo_zero",)),
-    "apo_down": Loss(("apo_down",)),
-    "discopop": Loss(("discopop",)),
-    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0), couples_pairs=True),
+    "sigmoid": Loss(("sigmoid",)),  # DPO, arXiv 2305.18290, equation 7
+    "sigmoid_norm": Loss(("sigmoid_norm",)),  # DPO by the token, as in Tulu 3: 2411.15124
+    "hinge": Loss(("hinge",)),  # RSO: 2309.06657, after SLiC: 2305.10425
+    "ipo": Loss(("ipo",)),  # IPO: 2310.12036, equation 17, by the token
+    "robust": Loss(("robust",), label_smoothing="optional"),  # robust DPO: 2403.00409
+    "exo_pair": Loss(("exo_pair",), label_smoothing="required"),  # EXO: 2402.00856, equation 16
+    "nca_pair": Loss(("nca_pair",)),  # NCA: 2402.05369
+    "bco_pair": Loss(("bco_pair",)),  # BCO: 2404.04656, without its shift of rewards
+    "sppo_hard": Loss(("sppo_hard",)),  # SPPO: 2405.00675, equation 4.7, the winner's probability taken as 1
+    "aot": Loss(("aot",), label_smoothing="optional", couples_pairs=True),  # AOT: 2406.05882
+    "aot_unpaired": Loss(("aot_unpaired",), label_smoothing="optional", couples_pairs=True),  # likewise
+    "apo_zero": Loss(("apo_zero",)),  # APO: 2408.06266, equation 7
+    "apo_down": Loss(("apo_down",)),  # APO, equation 8
+    "discopop": Loss(("discopop",)),  # DiscoPOP: 2406.08414, equation 5
+    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0), couples_pairs=True),  # likelihood too, as in 2404.19733
 }
 
 STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}
