@@ -1,12 +1,15 @@
-"""The tiny model behind the real engine, for tests that leave it as it was."""
+"""What many tests take: the tiny model behind the real engine, left as it was, and a server that fails on request."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.faults import Script, serving
 
 # How fast a machine is says nothing about the code.
 settings.register_profile("selfreward", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -15,6 +18,7 @@ settings.load_profile("selfreward")
 if TYPE_CHECKING:
     from selfreward.config import RunConfig
     from selfreward.engines.hf import HFEngine
+    from selfreward.model.chat import Chat
     from selfreward.model.models import Models
 
 
@@ -32,6 +36,27 @@ def engine(models: Models) -> HFEngine:
     from selfreward.engines.hf import HFEngine
 
     return HFEngine(models, rows=64, scoring_tokens=2048, merge_adapter=False)
+
+
+@pytest.fixture(scope="session")
+def chat(tiny_model: Path) -> Chat:
+    """Its chat template."""
+    from selfreward.model.chat import Chat
+
+    return Chat(tiny_model)
+
+
+@pytest.fixture
+def script() -> Script:
+    """How the server at `url` behaves."""
+    return Script()
+
+
+@pytest.fixture
+def url(script: Script) -> Iterator[str]:
+    """The address of a server that follows `script`."""
+    with serving(script) as address:
+        yield address
 
 
 @pytest.fixture

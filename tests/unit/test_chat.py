@@ -21,12 +21,6 @@ from selfreward.records import Candidate
 from tests.tiny import CONTROL, TEMPLATE
 from tests.tokenizers import byte_level, metaspace, save
 
-
-@pytest.fixture(scope="module")
-def chat(tiny_model: Path) -> Chat:
-    return Chat(tiny_model)
-
-
 # Rendering
 
 

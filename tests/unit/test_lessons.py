@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,11 +12,6 @@ from selfreward.judges import pairwise, rubric
 from selfreward.judges.lessons import balanced, duel_lessons, score_lesson, written_lesson
 from selfreward.model.chat import Chat
 from selfreward.records import Rating
-
-
-@pytest.fixture(scope="module")
-def chat(tiny_model: Path) -> Chat:
-    return Chat(tiny_model)
 
 
 def rating(score: float, number: int = 0) -> Rating:
