@@ -15,14 +15,14 @@ from omegaconf.errors import OmegaConfBaseException
 from selfreward.config import RunConfig, schema_key
 from selfreward.errors import ConfigError, SelfRewardError, first_line
 
-MISTAKES = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
-"""What a person can mend; anything else is a mistake of ours and keeps its traceback."""
+MENDABLE = (SelfRewardError, HydraException, OmegaConfBaseException, OSError)
+"""What a person can mend; anything else is a bug in selfreward and keeps its traceback."""
 
 
 def explain(error: BaseException) -> str:
-    """One line for any of `MISTAKES`, and for what is a mistake of ours."""
-    if not isinstance(error, MISTAKES):
-        return f"{type(error).__name__}: {first_line(error)}; a mistake of ours"
+    """One line for any of `MENDABLE`, and for a bug."""
+    if not isinstance(error, MENDABLE):
+        return f"{type(error).__name__}: {first_line(error)}; a bug in selfreward"
     if isinstance(error, OverrideParseException):
         key = error.override.partition("=")[0]
         return f"{error.override}: can't be read; put the value in quotes of its own, \"{key}='...'\""

@@ -23,7 +23,7 @@ from selfreward.cap import MemoryMeter, available_gb, let_segments_grow
 from selfreward.compose import CONF, register
 from selfreward.config import RunConfig, artifacts_dir
 from selfreward.errors import ConfigError
-from selfreward.explain import MISTAKES, check_keys, exit_code, explain, let_go
+from selfreward.explain import MENDABLE, check_keys, exit_code, explain, let_go
 from selfreward.group import ALONE, Group, take_one_gpu
 from selfreward.kinds import check_settings
 from selfreward.launch import launch
@@ -56,7 +56,7 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         sys.exit(_complain("stopped; the same command goes on from here", 128 + number))
-    except MISTAKES as error:
+    except MENDABLE as error:
         if _SHOWS_TRACEBACK:
             raise
         _fail(error)
@@ -75,7 +75,7 @@ def _command(cfg: DictConfig) -> float:
         if sweeping:
             _complain(f"this point of the sweep failed: {explain(error)}", exit_code(error))
             let_go(error)
-        if sweeping or _SHOWS_TRACEBACK or not isinstance(error, MISTAKES):
+        if sweeping or _SHOWS_TRACEBACK or not isinstance(error, MENDABLE):
             raise
         _fail(error)  # past Hydra, which would add a line of its own
 

@@ -21,9 +21,9 @@ from omegaconf import OmegaConf
 
 from selfreward.config import RunConfig
 from selfreward.errors import PeerError
-from selfreward.explain import MISTAKES, check_keys, exit_code, explain
+from selfreward.explain import MENDABLE, check_keys, exit_code, explain
 from selfreward.group import join, take_one_gpu
-from selfreward.launch import die_with_parent, note_failure
+from selfreward.launch import LOG, die_with_parent, note_failure
 
 _USAGE = "usage: accelerate launch [...] -m selfreward.worker <file of resolved settings>"
 
@@ -42,15 +42,14 @@ def main() -> None:
         _end("stopped; the same command goes on from here", 128 + signal.SIGTERM)
     except PeerError as error:
         _end(f"error: {error}", error.exit_code)
-    except MISTAKES as error:
-        if notes:
-            note_failure(notes, explain(error), exit_code(error))
-        _end(f"error: {explain(error)}", exit_code(error))
     except BaseException as error:
+        said = explain(error)
         if notes:
-            note_failure(notes, f"{type(error).__name__}: {error}; a mistake of ours, see launch.log", 1)
-        traceback.print_exc()
-        _end("error: a mistake of ours", 1)
+            see = "" if isinstance(error, MENDABLE) else f", see {LOG}"
+            note_failure(notes, said + see, exit_code(error))
+        if not isinstance(error, MENDABLE):
+            traceback.print_exc()
+        _end(f"error: {said}", exit_code(error))
 
 
 def work(file: Path, *, reports: bool) -> None:

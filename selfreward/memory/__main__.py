@@ -18,7 +18,7 @@ from selfreward.cap import GIB
 from selfreward.compose import compose_run
 from selfreward.config import RunConfig
 from selfreward.errors import ConfigError
-from selfreward.explain import MISTAKES, exit_code, explain
+from selfreward.explain import MENDABLE, exit_code, explain
 from selfreward.kinds import check_settings
 from selfreward.memory.plan import Plan
 from selfreward.memory.shapes import model_config
@@ -44,7 +44,7 @@ def main() -> None:
             console.print(cards_table(config, cfg, plan))
         plan.check()
         console.print(plan_table(plan))
-    except MISTAKES as error:
+    except MENDABLE as error:
         print(f"error: {explain(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(exit_code(error))
 

@@ -62,7 +62,7 @@ def test_the_error_that_ends_a_run_stands_at_the_end_of_its_log(tmp_path: Path) 
 def test_a_mistake_of_ours_stands_there_too(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), ending_logged(tmp_path):
         raise RuntimeError("shapes differ\nin many lines")
-    assert (tmp_path / LOG).read_text() == "error: RuntimeError: shapes differ; a mistake of ours\n"
+    assert (tmp_path / LOG).read_text() == "error: RuntimeError: shapes differ; a bug in selfreward\n"
 
 
 def test_a_process_that_finds_another_at_work_leaves_its_log_alone(tmp_path: Path) -> None:
