@@ -65,7 +65,7 @@ class SpeedConfig(Execution):
     share_prompt: bool = True  # training packs texts into one row, what they share once; DPO needs completion_head
     fused_adapter: bool = True  # training computes an adapter in the model's dtype, without peft's casts
     blocked_weights: bool = True  # a CPU decodes with a second copy of the weights, laid out for it, where that fits
-    cuda_graphs: bool = True  # a GPU records a step of decoding and replays it, without Python between its kernels
+    cuda_graphs: bool = True  # a GPU captures a step of decoding and replays it, without Python between its kernels
 
 
 @dataclass

@@ -34,7 +34,7 @@ class HFEngine:
         scoring_tokens: tokens in one pass over given texts.
         merge_adapter: fold the adapter into the weights while sampling.
         blocked_weights: sample with a second copy of the weights, laid out for it, where the machine can.
-        cuda_graphs: have a GPU record steps of decoding and replay them.
+        cuda_graphs: have a GPU capture steps of decoding and replay them.
         ram_gb: main memory that the process may hold, in GiB; past it a batch is cut in two, as on any device
             whose memory runs out.
 
@@ -59,7 +59,7 @@ class HFEngine:
         self._scoring_tokens = scoring_tokens
         self._merge = merge_adapter
         self._block = blocked_weights
-        self._records = cuda_graphs
+        self._cuda_graphs = cuda_graphs
         self.decoded = self.kept = 0
 
     @property
@@ -133,7 +133,7 @@ class HFEngine:
     def _forward(self) -> Forward:
         model, check = self._models.base, partial(check_resident, self._ram_gb)
         if model.config._attn_implementation in KERNELS and is_exchangeable(model):
-            return SharedForward(model, self._scoring_tokens, check, records=self._records)
+            return SharedForward(model, self._scoring_tokens, check, cuda_graphs=self._cuda_graphs)
         return PaddedForward(model, self.chat.tokenizer.pad_token_id, self._scoring_tokens, check)
 
     def _sample_batches(self, requests: Sequence[SampleRequest]) -> Iterator[list[int]]:

@@ -239,7 +239,7 @@ class Costs:
         kept = (prompts if shares else rows) * prompt + rows * new
         # A layer's keys and values are there twice while they grow, or lose the rows that are finished.
         cache = int(self.cache_bytes(kept) * (1 + 1 / self._text.num_hidden_layers))
-        step = self._step_bytes(rows, prompt + new)  # a recorded one has memory of its own
+        step = self._step_bytes(rows, prompt + new)  # a captured one has memory of its own
         return self.fixed | {
             "keys and values": cache,
             # Prompts are done before the cache has grown.

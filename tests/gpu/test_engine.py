@@ -13,10 +13,9 @@ from transformers import LlamaForCausalLM
 
 from selfreward.engines.base import Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
-from selfreward.engines.local import recorded
+from selfreward.engines.local.cuda_graph import CudaGraph, can_capture
 from selfreward.engines.local.forward import Forward
 from selfreward.engines.local.padded_forward import PaddedForward
-from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_forward import SharedForward
 from selfreward.model.attention import Ends, has_ragged, ragged, sdpa
 from selfreward.model.models import Models
@@ -39,8 +38,8 @@ def models(tiny_model: Path) -> Models:
 
 
 @pytest.mark.parametrize("decoding", [DRAWN, Decoding(0.0, 1.0, 70)], ids=["drawn", "greedy"])
-def test_recorded_steps_give_the_same_answers(models: Models, decoding: Decoding) -> None:
-    assert can_record(models.base)
+def test_replayed_steps_give_the_same_answers(models: Models, decoding: Decoding) -> None:
+    assert can_capture(models.base)
     plain, replayed = (sampled(models, decoding, cuda_graphs=on) for on in (False, True))
     for row, other in zip(plain, replayed, strict=True):
         for one, same in zip(row, other, strict=True):
@@ -76,7 +75,7 @@ def test_what_answers_took_is_free_once_they_are_made(models: Models) -> None:
         gc.enable()
 
 
-def test_garbage_is_not_collected_while_a_step_is_recorded() -> None:
+def test_garbage_is_not_collected_while_a_step_is_captured() -> None:
     number = torch.zeros(1, device="cuda")
     seen: list[bool] = []
 
@@ -84,12 +83,12 @@ def test_garbage_is_not_collected_while_a_step_is_recorded() -> None:
         seen.append(gc.isenabled())
         return number.add_(1)
 
-    step = Recorded()
+    step = CudaGraph()
     assert [step(compute).item() for _ in range(3)] == [1, 2, 3]
     assert seen == [True, False] and gc.isenabled()
 
 
-def test_a_step_that_memory_does_not_allow_to_record_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_memory_does_not_allow_to_capture_is_run_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     number = torch.zeros(1, device="cuda")
     calls: list[bool] = []
 
@@ -99,17 +98,17 @@ def test_a_step_that_memory_does_not_allow_to_record_is_run_as_it_is(monkeypatch
             raise torch.OutOfMemoryError
         return number.add_(1)
 
-    step = Recorded()
+    step = CudaGraph()
     assert [step(compute).item() for _ in range(4)] == [1, 2, 3, 4]
     assert calls == [False, True, True, False, False, False]
 
 
-def test_a_model_whose_positions_depend_on_the_longest_is_not_recorded(models: Models) -> None:
+def test_a_model_whose_positions_depend_on_the_longest_is_not_captured(models: Models) -> None:
     config = models.base.config
     before = config.rope_parameters
     try:
         config.rope_parameters = {**before, "rope_type": "dynamic"}
-        assert not recorded.can_record(models.base)
+        assert not can_capture(models.base)
     finally:
         config.rope_parameters = before
 

@@ -124,17 +124,17 @@ def test_answers_grow_the_same_also_after_some_have_left(both: tuple[Forward, Fo
 
 
 @pytest.mark.parametrize(
-    ("finished", "rows", "steps", "as_it_is", "recorded"),
+    ("finished", "rows", "steps", "as_it_is", "replayed"),
     [(0, 8, 90, False, False), (1, 8, 90, True, False), (2, 8, 90, True, True), (2, 8, 20, True, False)],
 )
-def test_answers_leave_when_they_are_many_and_recorded_ones_when_it_pays(
-    tiny_model: Path, finished: int, rows: int, steps: int, as_it_is: bool, recorded: bool
+def test_answers_leave_when_they_are_many_and_replayed_ones_when_it_pays(
+    tiny_model: Path, finished: int, rows: int, steps: int, as_it_is: bool, replayed: bool
 ) -> None:
     forward = SharedForward(LlamaForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa"), 40, nothing)
-    assert not forward.records  # on a CPU
+    assert not forward.cuda_graphs  # on a CPU
     assert forward.drops(finished, rows, steps) == as_it_is
-    forward.records = True
-    assert forward.drops(finished, rows, steps) == recorded
+    forward.cuda_graphs = True
+    assert forward.drops(finished, rows, steps) == replayed
 
 
 def test_the_models_own_attention_is_back_afterwards(model: Any) -> None:

@@ -11,8 +11,8 @@ from selfreward.engines.local.passes import Gathering, Piece
 from selfreward.model.attention import Ends, ragged
 
 _ROOM = 128
-"""Tokens that there is room for in an answer at first. When it is full it is doubled: each time a step that is recorded
-must be recorded again."""
+"""Tokens that there is room for in an answer at first. When it is full it is doubled: each time a captured step
+must be captured again."""
 
 
 class RaggedTreeKeys:

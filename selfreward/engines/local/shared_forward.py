@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfreward.engines.local.cuda_graph import CudaGraph, can_capture
 from selfreward.engines.local.forward import many_finished
 from selfreward.engines.local.fused_norms import FusedNorms
 from selfreward.engines.local.halving import halving
 from selfreward.engines.local.passes import Piece
 from selfreward.engines.local.ragged_keys import RaggedAnswerKeys
-from selfreward.engines.local.recorded import Recorded, can_record
 from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKeys, answer_keys
 from selfreward.model.patched import attention_of, patched
 from selfreward.model.prefix_tree import Node, prefix_tree
 
 _RECORDED_DROP_SHARE = 0.25
 _RECORDING_STEPS = 8
-"""What a recording takes, in steps that are replayed."""
+"""What a capture takes, in steps that are replayed."""
 
 
 class SharedForward:
@@ -33,11 +33,11 @@ class SharedForward:
         model: the causal model.
         tokens: the most tokens in one pass over given texts.
         check: called after each pass; raises where memory is short.
-        records: have a GPU record steps of decoding, where the model can be recorded.
+        cuda_graphs: have a GPU capture steps of decoding and replay them, where the model allows it.
     """
 
-    def __init__(self, model: Any, tokens: int, check: Callable[[], None], *, records: bool = True) -> None:
-        self.records = records and can_record(model)
+    def __init__(self, model: Any, tokens: int, check: Callable[[], None], *, cuda_graphs: bool = True) -> None:
+        self.cuda_graphs = cuda_graphs and can_capture(model)
         self._model = model
         self._tokens = tokens
         self._check = check
@@ -52,8 +52,8 @@ class SharedForward:
             yield
 
     def drops(self, finished: int, rows: int, steps: int) -> bool:
-        """Once they are many; where steps are recorded, not before what they would cost exceeds another recording."""
-        if not self.records:
+        """Once they are many; where steps are replayed, not before what they would cost exceeds another capture."""
+        if not self.cuda_graphs:
             return many_finished(finished, rows)
         return finished >= _RECORDED_DROP_SHARE * rows and finished * steps > _RECORDING_STEPS * rows
 
@@ -199,14 +199,14 @@ class SharedAnswers:
         device = keys.device
         self._position_B1 = torch.tensor(lengths, device=device).repeat_interleave(answers)[:, None]
         self._token_B1 = torch.zeros_like(self._position_B1)
-        self._recorded = Recorded() if forward.records else None
+        self._graph = CudaGraph() if forward.cuda_graphs else None
 
     def step(self, token_B: Tensor) -> Tensor:
         """One more token each. The states are overwritten by the next step."""
-        if self._keys.make_room() and self._recorded:
-            self._recorded.forget()
+        if self._keys.make_room() and self._graph:
+            self._graph.forget()
         self._token_B1.copy_(token_B[:, None])
-        state_BH = self._recorded(self._compute) if self._recorded else self._compute()
+        state_BH = self._graph(self._compute) if self._graph else self._compute()
         self._forward.count(len(token_B))
         return state_BH
 
@@ -214,8 +214,8 @@ class SharedAnswers:
         """Drop all answers but these."""
         self._keys.keep(rows)
         self._position_B1, self._token_B1 = self._position_B1[rows], self._token_B1[rows]
-        if self._recorded:
-            self._recorded.forget()
+        if self._graph:
+            self._graph.forget()
 
     def _compute(self) -> Tensor:
         state_B1H = self._forward.run(self._token_B1, self._position_B1, self._keys)
