@@ -43,7 +43,7 @@ from selfreward.stages.seeds import DEMONSTRATIONS, RATINGS
 from selfreward.stages.settings import StageSettings
 from selfreward.stages.tools import Tools
 from selfreward.stages.train import TRAIN
-from selfreward.stages.tune import GRADER, TUNE
+from selfreward.stages.tune import INDEPENDENT_JUDGE, TUNE
 from selfreward.store import Artifact, Store
 
 Iteration = dict[str, Artifact]
@@ -69,18 +69,18 @@ def loop(cfg: RunConfig, identity: ModelIdentity, store: Store[Tools]) -> Iterat
     seeds = _seeds(settings, store, evaluated, independent)
     documents = _documents(settings, store, base, evaluated)
     if independent:
-        learned = {"policy": base, "ratings": independent["grader_ratings"]}
-        independent["grader"] = store.run(GRADER, settings.grader, learned, cfg.seed)
+        learned = {"policy": base, "ratings": independent["independent_judge_ratings"]}
+        independent["independent_judge"] = store.run(INDEPENDENT_JUDGE, settings.independent_judge, learned, cfg.seed)
     policy_0 = documents.get("pretrained", base)
     if seeds:
         policy_0 = store.run(TUNE, settings.tuning, {"policy": policy_0, **seeds}, cfg.seed)
     parity = probe if policy_0 is base else store.run(PARITY, measured, {"policy": policy_0, "probe": probe})
-    evaluation = _Evaluation(settings, store, held_out, people, independent.get("grader", policy_0))
+    evaluation = _Evaluation(settings, store, held_out, people, independent.get("independent_judge", policy_0))
     before: Iteration = {} if policy_0 is base else {"base_parity": probe}
     if seeds:
         before |= _named("base", evaluation.agreement(base) | evaluation.imitation(base))
     if independent:
-        before |= _named("grader", evaluation.agreement(independent["grader"]))
+        before |= _named("independent_judge", evaluation.agreement(independent["independent_judge"]))
     first = evaluation.of(policy_0)
     made = {**people, **leaks, **independent, **documents, **seeds, **before, **further}
     yield made | {"policy": policy_0, "parity": parity} | first
@@ -194,7 +194,7 @@ def _kept_for_a_judge(settings: StageSettings, store: Store[Tools], evaluated: M
     kept = partial(settings.seeds, "tuning.ratings", cfg.tuning.ratings, held_out=True)
     ratings = store.run(RATINGS, kept(), evaluated)
     check_clean(cfg.gate, ratings)
-    return {"grader_prompts": store.run(RATINGS, kept(measures=True)), "grader_ratings": ratings}
+    return {"independent_judge_prompts": store.run(RATINGS, kept(measures=True)), "independent_judge_ratings": ratings}
 
 
 def _documents(
@@ -227,8 +227,8 @@ def _seeds(
     nothing."""
     kinds = {"demonstrations": DEMONSTRATIONS, "ratings": RATINGS}
     apart = dict(evaluated)
-    if "grader_prompts" in independent:
-        apart["grader_prompts"] = independent["grader_prompts"]
+    if "independent_judge_prompts" in independent:
+        apart["independent_judge_prompts"] = independent["independent_judge_prompts"]
     seeds = {
         name: store.run(kinds[name], settings.seeds(f"tuning.{name}", file), apart)
         for name, file in settings.cfg.tuning.learned.items()

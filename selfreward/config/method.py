@@ -146,7 +146,7 @@ class TuningConfig(Execution):
 class EvaluationConfig(Identity):
     """How a policy is held against policy 0 on held-out prompts. One judge for all, so that iterations compare."""
 
-    engine: str | None = None  # a key of `engines`: an outside grader, say; None: `judge` judges, on the run's own
+    engine: str | None = None  # a key of `engines`: an outside judge, say; None: `judge` judges, on the run's own
     judge: str = choice("policy_0", "policy_0", "independent")  # the latter is tuned on tuning.ratings.held_out alone
     temperature: float = number(0.7, least=0)
     top_p: float = number(0.9, above=0, most=1)

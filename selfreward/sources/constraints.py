@@ -1,4 +1,4 @@
-"""Requests with constraints that code can check: as many as are asked for, and a verdict that is right on each."""
+"""Requests with constraints that code can check: as many as are asked for, and a check of each that is right."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class StageSettings:
         return TuneIdentity(in_use, self.cfg.train.lora, texts)
 
     @property
-    def grader(self) -> TuneIdentity:
+    def independent_judge(self) -> TuneIdentity:
         """It learns from all ratings that are kept for it: how much policy 0 learns from is nothing to it."""
         tuning = only(self.cfg.tuning, OPTIMISER) | {"verdicts": "duels"}
         return TuneIdentity(tuning, self.cfg.train.lora, _judged_by())

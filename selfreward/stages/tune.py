@@ -116,4 +116,4 @@ def tune_on(
 
 
 TUNE = Stage("policies", 5, tune_policy)
-GRADER = Stage("graders", 4, tune_policy)
+INDEPENDENT_JUDGE = Stage("independent_judges", 4, tune_policy)

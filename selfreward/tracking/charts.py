@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from selfreward.records import Comparison
-from selfreward.tracking.metrics import PASS_RATE, Iteration, outside_judge, pass_categories, summary
+from selfreward.tracking.metrics import PASS_RATE, Iteration, pass_categories, separate_judge, summary
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; no chart tells things apart by colour alone.
 BLUE, ORANGE, INK, GREY, PALE = "#0072B2", "#D55E00", "#24292f", "#8c959f", "#d0d7de"
@@ -68,13 +68,13 @@ def over_iterations(iterations: Sequence[Iteration]) -> list[Chart]:
     scores = [iteration["held_out_judgements"].metrics["scores"] for iteration in iterations]
     lengths = [iteration["held_out_candidates"].metrics["lengths"] for iteration in iterations]
     losses = [iteration["policy"].metrics["loss"] for iteration in iterations[1:]]
-    grader = outside_judge(iterations[-1]["evaluation"].manifest) or "policy 0"
+    judge = separate_judge(iterations[-1]["evaluation"].manifest) or "policy 0"
     loss = iterations[-1]["policy"].manifest.config["train"]["loss"]
     start = "A policy that equals its reference has a loss of ln 2, about 0.69." if loss == "sigmoid" else ""
     charts: list[tuple[str, str, Paint]] = [
         (
             "Win rate against policy 0",
-            f"Judged by {grader}. Bars: the bootstrap interval. "
+            f"Judged by {judge}. Bars: the bootstrap interval. "
             "Diamonds: what always taking the longer answer would give.",
             partial(
                 _beside_length, summaries, "evaluation/win_rate", "evaluation/length_win_rate", "policy", "win rate"

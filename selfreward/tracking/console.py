@@ -21,7 +21,7 @@ from rich.text import Text
 from selfreward.cap import GIB
 from selfreward.store import Manifest
 from selfreward.tracking.descriptions import describe, judged_by
-from selfreward.tracking.metrics import Iteration, cost, pass_metrics, summary, verdict
+from selfreward.tracking.metrics import Iteration, conclusion, cost, pass_metrics, summary
 from selfreward.tracking.numbers import decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
@@ -145,7 +145,7 @@ def iteration_table(iteration: Iteration) -> Table:
     """What one iteration came to."""
     values = summary(iteration)
     judged = iteration["judgements"].metrics
-    judge, grader = (judged_by(iteration[name].manifest) for name in ("judgements", "evaluation"))
+    judge, of_duels = (judged_by(iteration[name].manifest) for name in ("judgements", "evaluation"))
     rows = {
         "pairs": f"{values['pairs/pairs']:.0f} from {percent(values['pairs/yield'])} of prompts, "
         f"{percent(values['pairs/tie_rate'])} ties, "
@@ -154,7 +154,7 @@ def iteration_table(iteration: Iteration) -> Table:
         f"mean {decimal(values.get('judgements/mean_score'))}{judge}",
         "lengths": f"chosen {values['pairs/chosen_tokens']:.0f} tokens, rejected {values['pairs/rejected_tokens']:.0f}",
         "training": _training(values),
-        "win rate": f"{win_rate(iteration)} over policy 0{grader}: {verdict(iteration['evaluation'].metrics)}; "
+        "win rate": f"{win_rate(iteration)} over policy 0{of_duels}: {conclusion(iteration['evaluation'].metrics)}; "
         f"by length alone {percent(values['evaluation/length_win_rate'])}, "
         f"at equal length {_shares(iteration['evaluation'].metrics, 'controlled_win_rate')}",
         "cost": f"{values['cost/seconds']:.0f} s, {values['cost/tokens']:,.0f} tokens, "

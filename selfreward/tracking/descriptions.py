@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from selfreward.store import Manifest
-from selfreward.tracking.metrics import outside_judge
+from selfreward.tracking.metrics import separate_judge
 from selfreward.tracking.numbers import decimal, percent
 
 
@@ -16,7 +16,7 @@ def describe(manifest: Manifest) -> str:
 
 def judged_by(manifest: Manifest) -> str:
     """Who judged, where it was not a policy."""
-    model = outside_judge(manifest)
+    model = separate_judge(manifest)
     return f", judged by {model}" if model else ""
 
 
@@ -76,7 +76,7 @@ DESCRIPTIONS: Mapping[str, Callable[[Manifest], str]] = {
     "embeddings": _words("{texts} prompts embedded"),
     "evaluations": _evaluations,
     "gate": _words("{prompts} of {came} prompts pass"),
-    "graders": _policies,
+    "independent_judges": _policies,
     "imitation": _perplexity,
     "judgements": _judgements,
     "leaks": _words("{leaks} of {prompts} prompts are evaluated on"),

@@ -17,8 +17,8 @@ held_out_candidates, held_out_judgements, evaluation, and, where people's answer
 imitation. Iteration 0 has policy, parity and those of the evaluation; what policy 0 comes from (chunks, rephrasings,
 pretrained, demonstrations, ratings), and before it base_parity, base_perplexity, base_agreement, base_imitation, after
 documents perplexity; what is held against evaluations (leaks); what is measured by (people, demonstrations_held_out,
-grader, grader_agreement, and grader_prompts and grader_ratings that it learns from); and of further engines
-judge_parity and evaluation_parity."""
+independent_judge, independent_judge_agreement, and independent_judge_prompts and independent_judge_ratings that it
+learns from); and of further engines judge_parity and evaluation_parity."""
 
 PASS_RATE = "evaluation/pass_rate/"
 """What the pass rates of categories begin with."""
@@ -147,19 +147,19 @@ def cost(iteration: Iteration) -> Cost:
     return sum(made.values(), Cost())
 
 
-def verdict(evaluation: Mapping[str, Any]) -> str:
+def conclusion(evaluation: Mapping[str, Any]) -> str:
     """What an evaluation's metrics show of a policy against policy 0: better, worse, or nothing."""
     if not evaluation["win_rate_shown"]:
         return "nothing was shown"
     return "better than policy 0" if evaluation["win_rate"] > 0.5 else "worse than policy 0"
 
 
-def outside_judge(judged: Manifest) -> str | None:
+def separate_judge(judged: Manifest) -> str | None:
     """What judged where no policy did: an outside engine's model, or a judge tuned apart; None for a judge that asks no
     model."""
     if not judged.config["texts"]:
         return None
-    if any(judged.parents.get(name, "").startswith("graders/") for name in ("policy", "judge")):
+    if any(judged.parents.get(name, "").startswith("independent_judges/") for name in ("policy", "judge")):
         return "an independent judge"
     return judged.config["engine"]["model"]
 

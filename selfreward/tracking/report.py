@@ -17,12 +17,12 @@ from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import (
     PASS_RATE,
     Iteration,
-    outside_judge,
+    conclusion,
     pass_categories,
     pass_metrics,
     references,
+    separate_judge,
     summary,
-    verdict,
 )
 
 NOTHING = "\N{EN DASH}"  # in the place of what was not measured
@@ -137,8 +137,9 @@ def write_report(
             last=len(iterations) - 1,
             beginning=beginning(iterations[0]),
             evaluation=evaluation,
-            grader=outside_judge(evaluation.manifest) or outside_judge(iterations[-1]["held_out_judgements"].manifest),
-            judge=outside_judge(judged.manifest),
+            duels_judge=separate_judge(evaluation.manifest)
+            or separate_judge(iterations[-1]["held_out_judgements"].manifest),
+            candidates_judge=separate_judge(judged.manifest),
             asking=bool(judged.manifest.config["texts"]),
             with_code=judged.manifest.config["judge"]["kind"] == "ensemble",
             columns=measured(rows),
@@ -186,7 +187,7 @@ def outcome(iterations: Sequence[Iteration]) -> str:
     rate, low, high = (f"{metrics[name]:.{digits}%}" for name in ("win_rate", "win_rate_low", "win_rate_high"))
     return _spaced(
         f"Policy {len(iterations) - 1} wins {rate} of {metrics['answers']} duels against policy 0 "
-        f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {verdict(metrics)}."
+        f"({100 * metrics['confidence']:.3g}% interval {low} to {high}): {conclusion(metrics)}."
         + (f" {too_long} more held-out prompts were longer than sampling.max_prompt_tokens." if too_long else "")
     )
 
@@ -217,7 +218,8 @@ def agreements(first: Iteration) -> list[str]:
     """How often judges that are no policy's put two answers as people did: a sentence each."""
     said = {
         "base_agreement": "The judge of the base model",
-        "grader_agreement": "Scoring answers one by one, the independent judge",  # in duels it is asked otherwise
+        # In duels it is asked otherwise.
+        "independent_judge_agreement": "Scoring answers one by one, the independent judge",
     }
     return [
         _spaced(

@@ -54,7 +54,7 @@ def test_an_independent_judge_s_prompts_are_kept_apart_as_people_wrote_them(peop
     rows = [{"prompt": f"What is the word of ann{n}@example.org?", "response": "None.", "score": n} for n in range(4)]
     Path(str(people.tuning.ratings.path)).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (made,) = run_loop(people)
-    kept = {row.prompt_id for row in made["grader_prompts"].read(Rating)}
+    kept = {row.prompt_id for row in made["independent_judge_prompts"].read(Rating)}
     assert len(kept) == 2
     assert made["demonstrations"].metrics["left_out"]["is a prompt that is kept to measure by"] == 2
 

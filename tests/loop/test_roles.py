@@ -36,17 +36,17 @@ class Outside(HFEngine):
         return super().score(prompts, choice_ids, None, advance)
 
 
-def outside(host: Host, key: str, engine: EngineConfig) -> Outside:
+def load_outside(host: Host, key: str, engine: EngineConfig) -> Outside:
     return Outside(Models(Path(engine.tokenizer or ""), "float32", "cpu"), 64, 2048, merge_adapter=False)
 
 
 @pytest.fixture
-def grader(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HFEngine:
-    """Another model, known to the run as the engine `grader`."""
-    folder = save_tiny_model(tmp_path / "grader", seed=1)
-    monkeypatch.setitem(ENGINES, "server", outside)
+def outside(tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HFEngine:
+    """Another model, known to the run as the engine `outside`."""
+    folder = save_tiny_model(tmp_path / "outside", seed=1)
+    monkeypatch.setitem(ENGINES, "server", load_outside)
     there: dict[str, Any] = {"kind": "server", "base_url": "http://elsewhere/v1", "model": "theirs"}
-    tiny_config.engines = {"grader": EngineConfig(tokenizer=str(folder), **there)}
+    tiny_config.engines = {"outside": EngineConfig(tokenizer=str(folder), **there)}
     return HFEngine(Models(folder, "float32", "cpu"), 64, 2048, merge_adapter=False)
 
 
@@ -62,16 +62,16 @@ def expected(candidates: Artifact, cfg: RunConfig, engine: HFEngine, adapter: Ad
 
 
 def test_an_outside_judge_scores_the_candidates_of_every_policy_and_policy_0_still_evaluates(
-    tiny_config: RunConfig, grader: HFEngine
+    tiny_config: RunConfig, outside: HFEngine
 ) -> None:
     tiny_config.iteration = 2
-    tiny_config.judge.engine = "grader"
+    tiny_config.judge.engine = "outside"
     check_settings(tiny_config)
     made = run_loop(tiny_config)
     policy_0 = make_store(tiny_config).tools.engine_of("sampling")
     assert isinstance(policy_0, HFEngine)
     for iteration in made[1:]:
-        assert scores(iteration["judgements"]) == expected(iteration["candidates"], tiny_config, grader)
+        assert scores(iteration["judgements"]) == expected(iteration["candidates"], tiny_config, outside)
         held_out = iteration["held_out_candidates"]
         assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, policy_0)
 
@@ -80,24 +80,24 @@ def test_an_outside_judge_that_can_not_be_reached_stops_the_run_before_anything_
     tiny_config: RunConfig,
 ) -> None:
     there: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "model": "theirs", "retries": 0}
-    tiny_config.engines = {"grader": EngineConfig("server", tokenizer=tiny_config.model.name, **there)}
-    tiny_config.judge.engine = "grader"
+    tiny_config.engines = {"outside": EngineConfig("server", tokenizer=tiny_config.model.name, **there)}
+    tiny_config.judge.engine = "outside"
     recorder = Recorder()
-    with pytest.raises(ServerError, match=r"^engines\.grader\.base_url=http://127\.0\.0\.1:9/v1: "):
+    with pytest.raises(ServerError, match=r"^engines\.outside\.base_url=http://127\.0\.0\.1:9/v1: "):
         run_loop(tiny_config, recorder)
     assert recorder.computed == ["policies", "prompts"]
 
 
 def test_a_tokenizer_that_is_not_there_is_named_with_its_key(tiny_config: RunConfig) -> None:
     there: dict[str, Any] = {"base_url": "http://127.0.0.1:9/v1", "model": "theirs"}
-    tiny_config.engines = {"grader": EngineConfig("server", tokenizer="/nowhere/tokenizer", **there)}
-    tiny_config.evaluation.engine = "grader"
-    with pytest.raises(ConfigError, match=r"^engines\.grader\.tokenizer=/nowhere/tokenizer: is neither a folder nor"):
+    tiny_config.engines = {"outside": EngineConfig("server", tokenizer="/nowhere/tokenizer", **there)}
+    tiny_config.evaluation.engine = "outside"
+    with pytest.raises(ConfigError, match=r"^engines\.outside\.tokenizer=/nowhere/tokenizer: is neither a folder nor"):
         run_loop(tiny_config)
 
 
 def test_of_an_outside_judge_nothing_is_said_as_of_the_base_model_s(
-    tiny_config: RunConfig, grader: HFEngine, tmp_path: Path
+    tiny_config: RunConfig, outside: HFEngine, tmp_path: Path
 ) -> None:
     """It is the same before and after policy 0 is tuned."""
     rows = [
@@ -112,33 +112,33 @@ def test_of_an_outside_judge_nothing_is_said_as_of_the_base_model_s(
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in some))
         file.path = str(path)
-    tiny_config.iteration, tiny_config.judge.engine = 0, "grader"
+    tiny_config.iteration, tiny_config.judge.engine = 0, "outside"
     (made,) = run_loop(tiny_config)
     assert "policy" not in made["agreement"].manifest.parents
     assert "base_agreement" not in made
 
 
-def test_an_outside_grader_scores_held_out_answers_and_decides_duels_and_policies_still_judge_themselves(
-    tiny_config: RunConfig, grader: HFEngine
+def test_an_outside_judge_scores_held_out_answers_and_decides_duels_and_policies_still_judge_themselves(
+    tiny_config: RunConfig, outside: HFEngine
 ) -> None:
-    tiny_config.evaluation.engine = "grader"
+    tiny_config.evaluation.engine = "outside"
     check_settings(tiny_config)
     policy_0, first = run_loop(tiny_config)
     for iteration in (policy_0, first):
         held_out = iteration["held_out_candidates"]
-        assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, grader)
+        assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, outside)
     duels = first["evaluation"].read(Comparison)
     asked = [Duel(duel.prompt, duel.text, duel.baseline_text) for duel in duels]
-    preferred = prefer(asked, Bench(grader, None, 0, lambda *_: None))
+    preferred = prefer(asked, Bench(outside, None, 0, lambda *_: None))
     assert [(d.preference_first, d.preference_second) for d in duels] == [pytest.approx(p, abs=1e-4) for p in preferred]
     own = make_store(tiny_config).tools.engine_of("judge")
     assert isinstance(own, HFEngine)
     assert scores(first["judgements"]) == expected(first["candidates"], tiny_config, own)
 
 
-def test_naming_another_grader_later_trains_nothing_again(tiny_config: RunConfig, grader: HFEngine) -> None:
+def test_naming_another_judge_of_duels_later_trains_nothing_again(tiny_config: RunConfig, outside: HFEngine) -> None:
     run_loop(tiny_config)
-    tiny_config.evaluation.engine = "grader"
+    tiny_config.evaluation.engine = "outside"
     recorder = Recorder()
     run_loop(tiny_config, recorder)
     assert recorder.computed == ["judgements", "evaluations", "judgements", "evaluations"]

@@ -13,7 +13,7 @@ from selfreward.errors import ConfigError
 from selfreward.records import Demonstration, Rating
 from selfreward.stages.tune import tune_on
 from selfreward.store import Metrics
-from selfreward.tracking.metrics import outside_judge
+from selfreward.tracking.metrics import separate_judge
 from selfreward.training.examples import Example
 from tests.loop.helpers import Recorder, run_loop
 
@@ -124,29 +124,31 @@ def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(peo
     people.iteration, people.evaluation.judge, people.tuning.ratings.held_out = 1, "independent", 10
     first, second = run_loop(people)
     learned = {row.prompt for name in ("demonstrations", "ratings") for row in first[name].read(record(name))}
-    kept = {row.prompt for row in first["grader_ratings"].read(Rating)}
+    kept = {row.prompt for row in first["independent_judge_ratings"].read(Rating)}
     assert kept and not learned & kept
     for judged, parent in (("evaluation", "judge"), ("held_out_judgements", "policy")):
-        assert second[judged].manifest.parents[parent] == first["grader"].reference
+        assert second[judged].manifest.parents[parent] == first["independent_judge"].reference
     assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
-    assert outside_judge(second["evaluation"].manifest) == "an independent judge"
-    assert first["grader_agreement"].manifest.parents["policy"] == first["grader"].reference
+    assert separate_judge(second["evaluation"].manifest) == "an independent judge"
+    assert first["independent_judge_agreement"].manifest.parents["policy"] == first["independent_judge"].reference
 
 
 def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_policy_0_learns(people: RunConfig) -> None:
     people.evaluation.judge, people.tuning.ratings.held_out = "independent", 15
     people.tuning.most_ratings = 0
     (made,) = run_loop(people)
-    kept = made["grader_ratings"].manifest.rows
-    assert kept and made["grader"].metrics["examples"] == 2 * kept  # each rating, and two duels of each prompt
+    kept = made["independent_judge_ratings"].manifest.rows
+    assert (
+        kept and made["independent_judge"].metrics["examples"] == 2 * kept
+    )  # each rating, and two duels of each prompt
     assert made["policy"].metrics["examples"] == made["demonstrations"].manifest.rows
 
 
 def test_of_ratings_kept_for_a_judge_those_measured_by_are_counted_alone(people: RunConfig) -> None:
     people.evaluation.judge, people.tuning.ratings.held_out = "independent", 15
     (made,) = run_loop(people)
-    lost = made["grader_ratings"].metrics["left_out"].get("is a prompt that is kept to measure by", 0)
-    assert 0 < lost == 30 - made["grader_ratings"].manifest.rows
+    lost = made["independent_judge_ratings"].metrics["left_out"].get("is a prompt that is kept to measure by", 0)
+    assert 0 < lost == 30 - made["independent_judge_ratings"].manifest.rows
 
 
 def test_where_nothing_is_to_be_learned_policy_0_is_the_base_model_and_measured_all_the_same(people: RunConfig) -> None:

@@ -72,10 +72,10 @@ def dry_settings(folder: Path) -> RunConfig:
     cfg.prompts.category_column, cfg.prompts.held_out_column = "category", "split"
     cfg.prompts.per_iteration, cfg.prompts.held_out = 3, 2
     cfg.artifacts_dir = str(folder / "artifacts")
-    grader = folder / "grader"
-    grader.mkdir()
-    (grader / "tokenizer.json").write_text("{}")
-    outside = EngineConfig("server", tokenizer=str(grader))
+    tokenizer = folder / "outside"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}")
+    outside = EngineConfig("server", tokenizer=str(tokenizer))
     cfg.engines = {"another": EngineConfig(merge_adapter=True), "outside": outside}
     write_prompts(Path(cfg.prompts.path), 12)
     return cfg

@@ -98,9 +98,9 @@ def test_an_experiment_may_be_overridden_on_the_command_line() -> None:
 
 
 def test_an_engine_is_added_under_a_name_and_set_as_the_runs_own_is() -> None:
-    added = compose_run(["+engine@engines.grader=hf", "engines.grader.merge_adapter=true", "judge.engine=grader"])
-    assert added.engines == {"grader": EngineConfig(kind="hf", merge_adapter=True)}
-    assert (added.judge.engine, added.evaluation.engine) == ("grader", None)
+    added = compose_run(["+engine@engines.outside=hf", "engines.outside.merge_adapter=true", "judge.engine=outside"])
+    assert added.engines == {"outside": EngineConfig(kind="hf", merge_adapter=True)}
+    assert (added.judge.engine, added.evaluation.engine) == ("outside", None)
     assert added.engine == EngineConfig()
 
 

@@ -205,8 +205,8 @@ INDEPENDENT: dict[str, Any] = {
             "evaluation.judge=independent: it is tuned on ratings that are kept apart",
         ),
         (
-            INDEPENDENT | {"evaluation.engine": "grader", "engines": {"grader": EngineConfig()}},
-            "evaluation.engine=grader: the independent judge runs on the run's own; leave it out",
+            INDEPENDENT | {"evaluation.engine": "outside", "engines": {"outside": EngineConfig()}},
+            "evaluation.engine=outside: the independent judge runs on the run's own; leave it out",
         ),
         (
             INDEPENDENT | {"judge.mode": "sampled"},

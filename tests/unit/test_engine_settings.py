@@ -22,34 +22,34 @@ def cfg(tmp_path: Path) -> RunConfig:
     ("overrides", "message"),
     [
         (
-            {"judge.engine": "grader"},
-            r"judge.engine=grader: engines has none; \+engine@engines.grader=<choice> adds it",
+            {"judge.engine": "outside"},
+            r"judge.engine=outside: engines has none; \+engine@engines.outside=<choice> adds it",
         ),
         (
-            {"evaluation.engine": "gradr", "engines": {"grader": EngineConfig(), "other": EngineConfig()}},
-            r"evaluation.engine=gradr: engines has grader, other; \+engine@engines.gradr=",
+            {"evaluation.engine": "outsid", "engines": {"outside": EngineConfig(), "other": EngineConfig()}},
+            r"evaluation.engine=outsid: engines has outside, other; \+engine@engines.outsid=",
         ),
         (
-            {"judge.kind": "length", "judge.engine": "grader", "engines": {"grader": EngineConfig()}},
-            "judge.engine=grader: judge=length asks no model; leave it out, or use judge=expected",
+            {"judge.kind": "length", "judge.engine": "outside", "engines": {"outside": EngineConfig()}},
+            "judge.engine=outside: judge=length asks no model; leave it out, or use judge=expected",
         ),
-        ({"engines": {"grader": EngineConfig(kind="steam")}}, "engines.grader.kind=steam: use one of hf"),
-        ({"engines": {"grader": EngineConfig(device="tpu")}}, "engines.grader.device=tpu: use one of auto, cpu"),
+        ({"engines": {"outside": EngineConfig(kind="steam")}}, "engines.outside.kind=steam: use one of hf"),
+        ({"engines": {"outside": EngineConfig(device="tpu")}}, "engines.outside.device=tpu: use one of auto, cpu"),
         (
-            {"engines": {"grader": EngineConfig(device="cuda")}, "engine.device": "cpu"},
-            "engines.grader.device=cuda: the model is in memory once, on engine.device=cpu; leave it out",
-        ),
-        (
-            {"engines": {"grader": EngineConfig(tokenizer="x")}},
-            "engines.grader.tokenizer=x: hf runs the run's own model; set engines.grader.kind=server",
+            {"engines": {"outside": EngineConfig(device="cuda")}, "engine.device": "cpu"},
+            "engines.outside.device=cuda: the model is in memory once, on engine.device=cpu; leave it out",
         ),
         (
-            {"engines": {"grader": EngineConfig("server", "x", base_url="http://h/v1", model="m", parity_limit=1.0)}},
-            "engines.grader.parity_limit=1.0: an engine with a model of its own is not held against training; leave it",
+            {"engines": {"outside": EngineConfig(tokenizer="x")}},
+            "engines.outside.tokenizer=x: hf runs the run's own model; set engines.outside.kind=server",
         ),
         (
-            {"engines": {"grader": EngineConfig()}},
-            "engines.grader=hf: it plays no role; set judge.engine=grader or evaluation.engine=grader, or leave it out",
+            {"engines": {"outside": EngineConfig("server", "x", base_url="http://h/v1", model="m", parity_limit=1.0)}},
+            "engines.outside.parity_limit=1.0: an engine with a model of its own is not held against training; leave",
+        ),
+        (
+            {"engines": {"outside": EngineConfig()}},
+            "engines.outside=hf: it plays no role; set judge.engine=outside or evaluation.engine=outside, or leave it",
         ),
         ({"engine.tokenizer": "x"}, "engine.tokenizer=x: policies answer prompts, .*; put an outside one into engines"),
     ],
@@ -71,13 +71,15 @@ def test_an_engine_that_can_not_play_its_role_is_refused(
     ],
 )
 def test_a_server_s_address_that_no_request_could_reach_is_refused(cfg: RunConfig, url: str) -> None:
-    cfg.engines = {"grader": EngineConfig(kind="server", base_url=url)}
+    cfg.engines = {"outside": EngineConfig(kind="server", base_url=url)}
     with pytest.raises(ConfigError) as caught:
         check_settings(cfg)
-    assert str(caught.value) == (f"engines.grader.base_url={url}: name the server's address, as in http://host:8000/v1")
+    assert str(caught.value) == (
+        f"engines.outside.base_url={url}: name the server's address, as in http://host:8000/v1"
+    )
 
 
 def test_an_engine_may_be_named_for_more_than_one_role(cfg: RunConfig) -> None:
-    cfg.engines = {"grader": EngineConfig(merge_adapter=True)}
-    cfg.judge.engine = cfg.evaluation.engine = "grader"
+    cfg.engines = {"outside": EngineConfig(merge_adapter=True)}
+    cfg.judge.engine = cfg.evaluation.engine = "outside"
     check_settings(cfg)

@@ -23,7 +23,7 @@ def test_an_independent_judge_learns_from_what_was_looked_through_too(cfg: RunCo
     cfg.evaluation.judge, cfg.tuning.ratings.held_out = "independent", 1
     before = artifacts(cfg)
     cfg.gate.personal = "drop"
-    assert {"grader_ratings", "grader"} <= moved(before, artifacts(cfg))[0]
+    assert {"independent_judge_ratings", "independent_judge"} <= moved(before, artifacts(cfg))[0]
 
 
 @pytest.mark.parametrize(("key", "value"), [("contamination", "ignore"), ("run_of_words", 20), ("resemblance", 0.5)])
@@ -55,7 +55,7 @@ def test_ratings_that_are_held_out_measure_where_there_is_no_file_of_others(cfg:
     assert first["people"] != first["ratings"]
     cfg.evaluation.judge = "independent"  # then they are what it learns from
     first, *_ = artifacts(cfg)
-    assert "people" not in first and "grader_ratings" in first
+    assert "people" not in first and "independent_judge_ratings" in first
 
 
 def test_a_judge_is_taught_in_the_mode_in_which_it_will_judge(cfg: RunConfig) -> None:

@@ -84,7 +84,7 @@ def test_a_tokenizer_that_needs_code_of_its_own_is_refused_too(theirs: Path, tmp
 def test_where_the_model_alone_needs_it_an_answer_ends_with_the_tokenizers_own_token(
     theirs: Path, tmp_path: Path
 ) -> None:
-    """As with a grader on a server, of which a run needs no more than the tokenizer."""
+    """As with an outside judge on a server, of which a run needs no more than the tokenizer."""
     (theirs / "generation_config.json").unlink()
     chat = Chat(theirs)
     assert chat.end_ids == [chat.tokenizer.eos_token_id]

@@ -132,7 +132,9 @@ def test_a_judge_tuned_apart_is_named_where_it_has_scored_policy_0_alone(
 ) -> None:
     first = dict(iterations[0])
     scored = first["held_out_judgements"]
-    first["held_out_judgements"] = replace(scored, manifest=replace(scored.manifest, parents={"policy": "graders/1"}))
+    first["held_out_judgements"] = replace(
+        scored, manifest=replace(scored.manifest, parents={"policy": "independent_judges/1"})
+    )
     assert "Here one judge, an independent judge where it asks a model" in written(tmp_path, [first])
     assert "Here one judge, policy 0 where it asks a model" in written(tmp_path, iterations[:1])
 
@@ -143,18 +145,18 @@ def judged_by(artifact: Artifact, model: str) -> Artifact:
     return replace(artifact, manifest=replace(artifact.manifest, config=config))
 
 
-def test_an_outside_judge_and_an_outside_grader_are_named(tmp_path: Path, iterations: list[Iteration]) -> None:
+def test_outside_judges_are_named(tmp_path: Path, iterations: list[Iteration]) -> None:
     own = " ".join(written(tmp_path, iterations).split())
     trained = dict(iterations[1])
     trained["judgements"] = judged_by(trained["judgements"], "judge-x")
-    trained["evaluation"] = judged_by(trained["evaluation"], "grader-y")
+    trained["evaluation"] = judged_by(trained["evaluation"], "judge-y")
     outside = " ".join(written(tmp_path, [iterations[0], trained]).split())
     for by_policy, by_model in [
         ("answers prompts and judges its own answers;", "answers prompts and judge-x judges the answers;"),
         ("wrote and scored the candidates;", "wrote the candidates, judge-x scored them;"),
-        ("The judge is policy 0 itself, so a win says what policy 0", "The judge is grader-y, so a win says what it"),
-        ("judged by policy 0 in both orders", "judged by grader-y in both orders"),
-        ("<figcaption>Judged by policy 0.", "<figcaption>Judged by grader-y."),
+        ("The judge is policy 0 itself, so a win says what policy 0", "The judge is judge-y, so a win says what it"),
+        ("judged by policy 0 in both orders", "judged by judge-y in both orders"),
+        ("<figcaption>Judged by policy 0.", "<figcaption>Judged by judge-y."),
     ]:
         assert by_policy in own and by_model not in own
         assert by_model in outside and by_policy not in outside

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from selfreward.tracking.charts import over_iterations
 from selfreward.tracking.console import final_table, iteration_table
-from selfreward.tracking.metrics import Iteration, outside_judge, summary
+from selfreward.tracking.metrics import Iteration, separate_judge, summary
 from selfreward.tracking.report import agreements, drift, duel_outcome, outcome, passes
 from tests.unit.reporting import AGREED, SCRIPT, Maker, duel
 
@@ -24,7 +24,7 @@ def shown(table: Table) -> str:
 
 
 @pytest.mark.parametrize(
-    ("rate", "figures", "verdict"),
+    ("rate", "figures", "conclusion"),
     [
         ((0.46, 0.25, 0.67), ("46 %", "25 % to 67 %"), "nothing was shown"),
         ((0.75, 0.55, 0.9), ("75 %", "55 % to 90 %"), "better than policy 0"),
@@ -32,12 +32,12 @@ def shown(table: Table) -> str:
     ],
 )
 def test_states_the_outcome(
-    tmp_path: Path, rate: tuple[float, float, float], figures: tuple[str, str], verdict: str
+    tmp_path: Path, rate: tuple[float, float, float], figures: tuple[str, str], conclusion: str
 ) -> None:
     maker = Maker(tmp_path)
     iterations = [maker.first(), maker.trained([], [], [], [duel()], rate)]
     assert outcome(iterations).replace("\N{NO-BREAK SPACE}", " ") == (
-        f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {verdict}."
+        f"Policy 1 wins {figures[0]} of 24 duels against policy 0 (95 % interval {figures[1]}): {conclusion}."
     )
 
 
@@ -80,7 +80,7 @@ def test_of_one_step_alone_nothing_is_told_that_it_did(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("texts", "judge"), [((), None), (("A rubric.",), "an independent judge")])
 def test_a_judge_that_asks_no_model_is_nobodys(tmp_path: Path, texts: tuple[str, ...], judge: str | None) -> None:
     made = Maker(tmp_path).artifact("judgements", {}, config={"texts": texts, "engine": {"model": None}})
-    assert outside_judge(dataclasses.replace(made.manifest, parents={"policy": "graders/abc"})) == judge
+    assert separate_judge(dataclasses.replace(made.manifest, parents={"policy": "independent_judges/abc"})) == judge
 
 
 @pytest.mark.parametrize(("loss", "told"), [("sigmoid", True), ("ipo", False)])

@@ -144,7 +144,10 @@ def test_an_independent_judge_does_not_depend_on_how_much_policy_0_learns(cfg: R
     before = artifacts(cfg)
     setattr(cfg.tuning, most, 7)
     changed = moved(before, artifacts(cfg))[0]
-    assert "policy" in changed and not {"grader_ratings", "grader", "grader_agreement"} & changed
+    assert (
+        "policy" in changed
+        and not {"independent_judge_ratings", "independent_judge", "independent_judge_agreement"} & changed
+    )
 
 
 def test_the_policy_of_the_iteration_writes_prompts_or_policy_0(cfg: RunConfig) -> None:

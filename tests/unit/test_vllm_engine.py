@@ -194,8 +194,8 @@ def test_rows_sampled_elsewhere_take_no_memory_here(kind: str) -> None:
 
 def test_a_server_with_a_model_of_its_own_must_say_which() -> None:
     cfg = default()
-    cfg.engines = {"grader": EngineConfig(kind="server", base_url="http://host/v1", tokenizer="x")}
-    with pytest.raises(ConfigError, match=r"^engines\.grader\.model=null: say what the server calls its model"):
+    cfg.engines = {"outside": EngineConfig(kind="server", base_url="http://host/v1", tokenizer="x")}
+    with pytest.raises(ConfigError, match=r"^engines\.outside\.model=null: say what the server calls its model"):
         check_settings(cfg)
 
 
