@@ -10,8 +10,10 @@ from math import comb
 import numpy as np
 
 _STEPS = 30  # of Newton's method, which needs about six
-_RIDGE = 0.1 * np.eye(2)
-"""Keeps a fit finite where all duels go one way, or all longer answers win."""
+_RIDGE = np.diag([1e-3, 0.1])
+"""Keeps a fit finite where all duels go one way, or all longer answers win; the rate itself it hardly moves."""
+_LEAST_AROUND = 5
+"""Duels that must be on either side of equal length, or at it, for anything to be said of it."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,19 @@ def length_controlled(
 ) -> tuple[float, Interval] | None:
     """The win rate that would be left if answers were as long as those they are held against, and its interval.
 
-    None where all are longer, or all shorter: then nothing is known of equal length.
+    None where fewer than five are no longer, or fewer than five no shorter: then hardly anything is known of equal
+    length. Ties at equal length are not among the five, for equal answers tie, which says nothing.
 
     As in length-controlled AlpacaEval (arXiv 2404.04475, section 3), without its terms for models and prompts: a
     logistic regression of wins (1, 0, a half for a tie) on the difference in length over its standard deviation,
     squashed by tanh; the win rate is what it gives for no difference.
     """
-    longer_D = np.asarray(longer_by, dtype=np.float64)
-    if longer_D.min() > 0 or longer_D.max() < 0:
+    longer_D, wins_D = np.asarray(longer_by, dtype=np.float64), np.asarray(wins, dtype=np.float64)
+    telling_D = longer_D[(longer_D != 0) | (wins_D != 0.5)]
+    if min((telling_D <= 0).sum(), (telling_D >= 0).sum()) < _LEAST_AROUND:
         return None
     spread = longer_D.std() or 1.0
     inputs_D2 = np.stack([np.ones(len(longer_D)), np.tanh(longer_D / spread)], 1)
-    wins_D = np.asarray(wins, dtype=np.float64)
     drawn_SD = np.random.default_rng(seed).integers(len(wins_D), size=(samples, len(wins_D)))
     counts_SD = np.stack([np.bincount(drawn_D, minlength=len(wins_D)) for drawn_D in drawn_SD])
     rates_S = _at_equal_length(inputs_D2, wins_D, np.concatenate([np.ones((1, len(wins_D))), counts_SD]))

@@ -321,8 +321,36 @@ def test_where_length_has_no_say_the_win_rate_stays() -> None:
 
 @pytest.mark.parametrize("wins", [[1.0] * 10, [0.0] * 10, [0.5] * 10])
 def test_duels_that_all_go_one_way_have_a_finite_rate(wins: list[float]) -> None:
-    rate, around = equal_length(wins, [float(i) for i in range(10)], 100)
-    assert 0 <= around.low <= rate <= around.high <= 1
+    rate, around = equal_length(wins, [-5.0, -4.0, -3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0, 5.0], 100)
+    assert 0 <= around.low <= around.high <= 1
+    assert (rate, around.low, around.high) == pytest.approx([wins[0]] * 3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("longer", "wins"),
+    [
+        pytest.param([30.0] * 23 + [0.0], [1.0] * 23 + [0.5], id="one equal answer beside longer ones that win"),
+        pytest.param([30.0] * 20 + [-1.0] * 4, [1.0] * 20 + [0.0] * 4, id="four shorter ones"),
+        pytest.param([0.0], [1.0], id="one duel"),
+    ],
+)
+def test_few_duels_around_equal_length_say_nothing_of_it(longer: list[float], wins: list[float]) -> None:
+    assert length_controlled(wins, longer, 100, 0.95, 0) is None
+
+
+def test_of_answers_that_are_all_of_one_length_the_win_rate_is_what_it_is() -> None:
+    rate, around = equal_length([1.0] * 9 + [0.0] * 3, [0.0] * 12, 2000)
+    plain = bootstrap([1.0] * 9 + [0.0] * 3, 2000, 0.95, 0)
+    assert rate == pytest.approx(0.75, abs=1e-3)
+    assert (around.low, around.high) == pytest.approx((plain.low, plain.high), abs=0.1)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-90, 90)), min_size=12, max_size=60))
+def test_a_rate_at_equal_length_is_a_share_within_its_interval_s_reach(duels: list[tuple[float, int]]) -> None:
+    found = length_controlled([win for win, _ in duels], [longer for _, longer in duels], 200, 0.95, 0)
+    if found:
+        rate, around = found
+        assert 0 <= around.low <= around.high <= 1 and 0 <= rate <= 1
 
 
 def test_every_metric_that_is_shown_is_explained() -> None:
