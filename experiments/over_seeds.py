@@ -4,7 +4,9 @@
 
 Names are `<artifact>.<metric>`, several joined by commas; each run's last iteration counts, or that of `--iteration`.
 Intervals, where the metric has one, are those of a single run. The last line has the mean, its 95 % interval over seeds
-(Student's t: chance in training alone), and all values; a run in which the metric has none is no part of it.
+(Student's t: chance in all that a seed decides, which is training and what is sampled, to learn from and to be
+evaluated), and all values; a run in which the metric has none is no part of it. Runs that differ in more than their
+seeds, or not even in these, are refused; where they ran, and how their work was cut, may differ.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from scipy.stats import t as student_t
 
 from selfreward.tracking.metrics import Iteration
-from selfreward.tracking.run_folder import LINEAGE, linked
+from selfreward.tracking.report import flatten
+from selfreward.tracking.run_folder import LINEAGE, SETTINGS, linked
+
+NO_RESULT = {"name", "output_dir", "artifacts_dir", "iteration", "memory", "speed", "tracking", "launch"}
+"""Settings and groups of them that say where a run goes, how far, and how its work is cut."""
 
 
 def main() -> None:
@@ -29,6 +36,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--iteration", type=int)
     arguments = parser.parse_args()
+    if complaint := unlike([settings(run) for run in arguments.runs]):
+        parser.error(complaint)
     ends = {run: last(run) for run in arguments.runs}
     if arguments.iteration is None and len({*ends.values()}) > 1:
         said = ", ".join(f"{run.name} {end}" for run, end in ends.items())
@@ -41,6 +50,27 @@ def main() -> None:
         if not values:
             continue
         print(f"{name}  mean {fmean(values):.4g}{over_seeds(values)}  of {', '.join(f'{one:.4g}' for one in values)}")
+
+
+def settings(run: Path) -> dict[str, Any]:
+    """A run's settings by their dotted keys, but for those that change no result."""
+    given = json.loads((run / SETTINGS).read_text())
+    return {
+        key: value for key, value in flatten(given) if key not in NO_RESULT and key.partition(".")[0] not in NO_RESULT
+    }
+
+
+def unlike(runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is wrong with taking runs of these settings for one method over several seeds; None where nothing is."""
+    seeds = [run["seed"] for run in runs]
+    if twice := next((seed for seed in seeds if seeds.count(seed) > 1), None):
+        return f"two runs have seed={twice}: they are one and the same, or differ in more than their seeds"
+    keys = sorted({key for run in runs for key in run} - {"seed"})
+    for key in keys:
+        if len(values := {run.get(key) for run in runs}) > 1:
+            said = ", ".join(sorted(map(str, values)))
+            return f"the runs differ in {key} ({said}): name runs that differ in their seeds alone"
+    return None
 
 
 def over_seeds(values: Sequence[float]) -> str:
@@ -59,13 +89,13 @@ def last(run: Path) -> int:
 def value(iteration: Iteration, name: str) -> float | None:
     """A metric by its name; None where there was nothing to measure."""
     artifact, metric = name.split(".")
-    return iteration[artifact].metrics.get(metric)
+    return iteration[artifact].metrics.get(metric) if artifact in iteration else None
 
 
 def shown(iteration: Iteration, name: str) -> str:
     """The same with its interval."""
     artifact, metric = name.split(".")
-    metrics = iteration[artifact].metrics
+    metrics = iteration[artifact].metrics if artifact in iteration else {}
     measure, slash, kind = metric.partition("/")  # the ends of an interval are named before the category
     low, high = (f"{measure}_{end}{slash}{kind}" for end in ("low", "high"))
     if metrics.get(metric) is None:
