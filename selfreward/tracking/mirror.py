@@ -39,7 +39,7 @@ def mirror(
         logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
         if console.computed or not is_shown(folder, "wandb", logged_as):
             _log(dashboard, iterations, logged)
-        if cfg.tracking.report and (console.computed or not _is_reported(cfg, folder, iterations)):
+        if cfg.tracking.report and (console.computed or not _is_reported(cfg, settings, folder, iterations)):
             _report(cfg, settings, folder, iterations)
         if console.computed or not is_linked(folder, iterations):
             _link(folder, iterations)
@@ -70,11 +70,11 @@ def _report(cfg: RunConfig, settings: Mapping[str, Any], folder: Path, iteration
 
     title = f"{cfg.name}: policy {len(iterations) - 1}"
     write_report(folder / REPORT, title, settings, iterations, cfg.tracking.examples)
-    note_shown(folder, "report", mark(iterations, cfg.tracking.examples))
+    note_shown(folder, "report", mark(iterations, settings))
 
 
-def _is_reported(cfg: RunConfig, folder: Path, iterations: Sequence[Iteration]) -> bool:
-    return (folder / REPORT).exists() and is_shown(folder, "report", mark(iterations, cfg.tracking.examples))
+def _is_reported(cfg: RunConfig, settings: Mapping[str, Any], folder: Path, iterations: Sequence[Iteration]) -> bool:
+    return (folder / REPORT).exists() and is_shown(folder, "report", mark(iterations, settings))
 
 
 def _link(folder: Path, iterations: Sequence[Iteration]) -> None:

@@ -113,8 +113,14 @@ def is_linked(folder: Path, iterations: Sequence[Iteration]) -> bool:
 
 
 def mark(iterations: Sequence[Iteration], *how: Any) -> str:
-    """A digest of these iterations and of how they are shown."""
-    return digest([_lineage(iterations).decode(), *how])
+    """A digest of these iterations and of how they are shown. An artifact that was lost and made again may hold other
+    numbers under its id."""
+    made = [
+        [name, one.reference, one.manifest.content, json.dumps(one.metrics)]
+        for i in iterations
+        for name, one in i.items()
+    ]
+    return digest([made, *how])
 
 
 def is_shown(folder: Path, where: str, marked: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,10 @@ def test_iterations_are_marked_by_what_they_are_and_how_they_are_shown(tmp_path:
     one, other = ([{"policy": maker.artifact("policies", {})}] for _ in range(2))
     assert mark(one, 8) == mark(one, 8)
     assert len({mark(one, 8), mark(one, 9), mark(other, 8)}) == 3
+
+
+def test_an_artifact_made_again_with_other_numbers_is_shown_again(tmp_path: Path) -> None:
+    once = Maker(tmp_path).artifact("policies", {"steps": 1})
+    again = replace(once, manifest=replace(once.manifest, metrics={"steps": 2}))
+    assert once.reference == again.reference
+    assert mark([{"policy": once}]) != mark([{"policy": again}])
