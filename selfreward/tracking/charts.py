@@ -137,18 +137,20 @@ def distributions(iterations: Sequence[Iteration]) -> list[Chart]:
     highest = max((iteration["judgements"].metrics["highest_score"] for iteration in trained), default=1)
     cut = any(iteration["candidates"].metrics["finished_share"] < 1 for iteration in trained)
     longest = max((length for row in lengths for length in row), default=1)
+    step = math.ceil(longest / BINS)  # a bin holds as many whole numbers as any other, or the shares would make a comb
+    lengths_edges = 0.5 + step * np.arange(math.ceil(longest / step) + 1)
     return [
         _chart(
             "Scores of candidates",
             "Bars share one height scale; the line marks the mean. Where the judge is the policy itself, a shift may "
             "be in the judge as well as in the answers.",
-            partial(_histograms, scores, highest, "score"),
+            partial(_histograms, scores, np.linspace(0, highest, BINS + 1), "score"),
         ),
         _chart(
             "Lengths of candidates",
             "Bars share one height scale; the line marks the mean."
             + (" A pile at the right end: cut at the limit." if cut else ""),
-            partial(_histograms, lengths, longest, "tokens a candidate"),
+            partial(_histograms, lengths, lengths_edges, "tokens a candidate"),
         ),
     ]
 
@@ -280,13 +282,13 @@ def _loss(losses: Sequence[Sequence[float]], axes: Axes) -> None:
     axes.set_ylabel("loss, nats")
 
 
-def _histograms(samples: Sequence[Sequence[float]], highest: float, label: str, axes: Axes) -> None:
-    """One row an iteration, the first at the top: shares in equal bins from 0 to `highest`."""
-    edges = np.linspace(0, highest, BINS + 1)
+def _histograms(samples: Sequence[Sequence[float]], edges: np.ndarray, label: str, axes: Axes) -> None:
+    """One row an iteration, the first at the top: shares in the equal bins between `edges`."""
+    highest = float(edges[-1])
     shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in samples]
     tallest = max((float(row.max()) for row in shares), default=1.0) or 1.0
     for t, (values, row) in enumerate(zip(samples, shares, strict=True), 1):
-        axes.bar(edges[:-1], -0.8 * row / tallest, highest / BINS, bottom=t, align="edge", color=BLUE, linewidth=0)
+        axes.bar(edges[:-1], -0.8 * row / tallest, np.diff(edges), bottom=t, align="edge", color=BLUE, linewidth=0)
         axes.plot([0, highest], [t, t], color=PALE, linewidth=0.6)
         if values:
             axes.plot([fmean(values)] * 2, [t, t - 0.85], color=ORANGE, linewidth=1.2)
