@@ -161,7 +161,8 @@ class Comparison:
     """A policy's answer to a held-out prompt against the baseline policy's answer to it.
 
     `preference` is the judge's probability that the policy's answer is the better one, averaged over both orders;
-    `preference_first` and `preference_second` are those of the orders that show it first and second.
+    `preference_first` and `preference_second` are those of the orders that show it first and second. `choice_mass` is
+    the probability that fell on naming either answer, over both orders.
     """
 
     prompt_id: str
@@ -173,6 +174,7 @@ class Comparison:
     baseline_tokens: int
     preference_first: float
     preference_second: float
+    choice_mass: float
 
     @property
     def preference(self) -> float:

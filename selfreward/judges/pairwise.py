@@ -25,6 +25,16 @@ class Duel:
     opponent: str
 
 
+@dataclass(frozen=True)
+class Preference:
+    """The judge's probability that `answer` is better: when shown first, and when shown second. `mass` is what it gave
+    to the two choices together, over both orders: near 1 where it understood what is asked."""
+
+    first: float
+    second: float
+    mass: float
+
+
 def build_messages(duel: Duel) -> tuple[str, str]:
     """What the judge is asked about a duel: with the answer shown first, and with its opponent shown first."""
     asked = request.show(duel.prompt)
@@ -39,13 +49,13 @@ def answer_choices(chat: Chat) -> Choices:
     return chat.choices(OPENING, ["A", "B"])
 
 
-def prefer(duels: Sequence[Duel], bench: Bench) -> list[tuple[float, float]]:
-    """For each duel the probability that `answer` is better: when shown first, and when shown second."""
+def prefer(duels: Sequence[Duel], bench: Bench) -> list[Preference]:
+    """What the judge prefers in each duel."""
     chat = bench.engine.chat
     choices = answer_choices(chat)
     prompts = [chat.render(message) + choices.opening_ids for duel in duels for message in build_messages(duel)]
     logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
     first_wins = [(1 + math.tanh((a - b) / 2)) / 2 for a, b in logprobs]  # the logistic function, which never overflows
-    return [
-        (shown_first, 1 - opponent) for shown_first, opponent in zip(first_wins[::2], first_wins[1::2], strict=True)
-    ]
+    masses = [math.exp(a) + math.exp(b) for a, b in logprobs]
+    orders = zip(first_wins[::2], first_wins[1::2], masses[::2], masses[1::2], strict=True)
+    return [Preference(first, 1 - opponent, (mass + other) / 2) for first, opponent, mass, other in orders]

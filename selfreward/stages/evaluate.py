@@ -9,7 +9,7 @@ from statistics import fmean
 from selfreward.hygiene.diversity import distinct_n
 from selfreward.intervals import Interval, bootstrap, length_controlled, sign_test
 from selfreward.judges.base import Bench
-from selfreward.judges.pairwise import Duel, prefer
+from selfreward.judges.pairwise import Duel, Preference, prefer
 from selfreward.records import Candidate, Comparison, Judgement
 from selfreward.simulation.checks import load, passes
 from selfreward.stages.candidates import EngineIdentity
@@ -94,6 +94,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "win_rate_shown": _is_shown(interval, 0.5, wins.count(1.0), wins.count(0.0), confidence),
         "confidence": confidence,
         "preference": fmean(comparison.preference for comparison in comparisons),
+        "choice_mass": fmean(comparison.choice_mass for comparison in comparisons),
         "ties": wins.count(0.5),
         "order_agreement": fmean(agreeing) if agreeing else None,
         "length_win_rate": fmean(longer_wins),
@@ -146,9 +147,7 @@ def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
     return groups
 
 
-def _comparison(
-    answer: Candidate, baseline: Candidate, score: float | None, preference: tuple[float, float]
-) -> Comparison:
+def _comparison(answer: Candidate, baseline: Candidate, score: float | None, preference: Preference) -> Comparison:
     return Comparison(
         prompt_id=answer.prompt_id,
         prompt=answer.prompt,
@@ -157,9 +156,10 @@ def _comparison(
         score=score,
         baseline_text=baseline.text,
         baseline_tokens=len(baseline.token_ids),
-        preference_first=preference[0],
-        preference_second=preference[1],
+        preference_first=preference.first,
+        preference_second=preference.second,
+        choice_mass=preference.mass,
     )
 
 
-EVALUATE = Stage("evaluations", 12, evaluate)
+EVALUATE = Stage("evaluations", 13, evaluate)

@@ -110,7 +110,7 @@ def _documents_card(number: int, iteration: Iteration, examples: int) -> DataCar
     steps.append(Step("chunks of those not held out", len(shown)))
     title, origin = "Documents", f"Chunks of the documents in {chunks.metrics['file']}"
     risks = [_LACKS, _personal(chunks.manifest.config["personal"]), _OTHER_WORDS]
-    taken = [Step("tokens of real texts learned from", learned.get("real_tokens", 0))]
+    taken = [Step("tokens of real texts learned from, in an epoch", learned.get("real_tokens", 0))]
     if rephrasings:
         metrics = rephrasings.metrics
         steps += [Step(f"left out: {reason}", count) for reason, count in metrics["left_out"].items()]
@@ -124,7 +124,7 @@ def _documents_card(number: int, iteration: Iteration, examples: int) -> DataCar
         shown = [f"{before[one.chunk_id]} ({one.style}:) {one.text}" for one in used]
         title, origin = "Rephrased documents", f"{origin}, each in a policy's own words"
         risks.insert(1, _HABITS)
-        taken.append(Step("tokens of rephrasings learned from", learned.get("rephrased_tokens", 0)))
+        taken.append(Step("tokens of rephrasings learned from, in an epoch", learned.get("rephrased_tokens", 0)))
     facts |= _redacted(chunks.metrics)
     return DataCard(number, title, f"{origin}.", [*steps, *taken], facts, shown[:examples], risks)
 
@@ -137,7 +137,7 @@ def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
     steps = [*_left_out(metrics, "first_left_out"), Step("fit to learn from", seeds.manifest.rows)]
     learned = iteration["policy"].metrics
     steps.append(Step("drawn to learn from", learned["drawn"][stage]))
-    facts = {"kept apart, to measure by or for an independent judge": metrics["held_out"]}
+    facts = {"answers kept apart, to measure by or for an independent judge": metrics["held_out"]}
     facts |= {"examples with more tokens than tuning.max_length, of all that was drawn": learned["too_long"]}
     shown = {name: f"{count}" for name, count in facts.items() if count} | _redacted(metrics)
     risks = [_LACKS, _personal(seeds.manifest.config["personal"]), _OTHER_WORDS]

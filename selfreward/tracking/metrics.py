@@ -56,6 +56,7 @@ NAMES = {
         "win_rate_high",
         "win_rate_shown",
         "preference",
+        "choice_mass",
         "order_agreement",
         "length_win_rate",
         "controlled_win_rate",

@@ -38,13 +38,14 @@ class Column:
     names: tuple[str, ...]
     layout: str
     shown: str = ""
+    scale: float = 1.0
 
     def cell(self, metrics: Mapping[str, float]) -> str:
         """The text for one iteration."""
         if any(name not in metrics for name in self.names):
             return NOTHING
         star = " *" if metrics.get(self.shown) else ""
-        return _spaced(self.layout.format(*(metrics[name] for name in self.names)) + star)
+        return _spaced(self.layout.format(*(self.scale * metrics[name] for name in self.names)) + star)
 
 
 _DRIFTING = {"mean_tokens": "mean length", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
@@ -101,8 +102,8 @@ COLUMNS = {
     ),
     CHECKED: (
         Column("pass rate", ("evaluation/pass_rate",), "{:.0%}"),
-        Column("points gained", ("evaluation/pass_gain",), "{:+.0%}", "evaluation/pass_gain_shown"),
-        Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0%} to {:+.0%}"),
+        Column("points gained", ("evaluation/pass_gain",), "{:+.0f}", "evaluation/pass_gain_shown", scale=100),
+        Column("interval", ("evaluation/pass_gain_low", "evaluation/pass_gain_high"), "{:+.0f} to {:+.0f}", scale=100),
     ),
     "Cost": (
         Column("seconds", ("cost/seconds",), "{:,.0f}"),

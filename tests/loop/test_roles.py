@@ -130,7 +130,8 @@ def test_an_outside_judge_scores_held_out_answers_and_decides_duels_and_policies
     duels = first["evaluation"].read(Comparison)
     asked = [Duel(duel.prompt, duel.text, duel.baseline_text) for duel in duels]
     preferred = prefer(asked, Bench(outside, None, 0, lambda *_: None))
-    assert [(d.preference_first, d.preference_second) for d in duels] == [pytest.approx(p, abs=1e-4) for p in preferred]
+    given = [(duel.preference_first, duel.preference_second, duel.choice_mass) for duel in duels]
+    assert given == [pytest.approx((p.first, p.second, p.mass), abs=1e-4) for p in preferred]
     own = make_store(tiny_config).tools.engine_of("judge")
     assert isinstance(own, HFEngine)
     assert scores(first["judgements"]) == expected(first["candidates"], tiny_config, own)

@@ -37,7 +37,7 @@ def comparison(
     baseline_tokens: int = 1,
 ) -> Comparison:
     """A comparison in which the judge prefers the policy's answer with these probabilities."""
-    return Comparison("p", "Prompt?", text, tokens, 3.0, baseline, baseline_tokens, first, second)
+    return Comparison("p", "Prompt?", text, tokens, 3.0, baseline, baseline_tokens, first, second, 0.9)
 
 
 def tools(model: Path = Path("no model")) -> Tools:

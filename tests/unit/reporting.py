@@ -77,7 +77,14 @@ class Maker:
         }
         texts |= {"finished_share": 0.5, "distinct_1": 0.5, "distinct_2": 0.8}
         won = {"win_rate": rate, "win_rate_low": low, "win_rate_high": high, "win_rate_shown": not low <= 0.5 <= high}
-        won |= {"confidence": 0.95, "preference": 0.5, "ties": 1, "order_agreement": 0.25, "length_win_rate": 0.6}
+        won |= {
+            "confidence": 0.95,
+            "preference": 0.5,
+            "ties": 1,
+            "choice_mass": 0.9,
+            "order_agreement": 0.25,
+            "length_win_rate": 0.6,
+        }
         won |= {"controlled_win_rate": 0.44, "controlled_win_rate_low": 0.3, "controlled_win_rate_high": 0.6}
         return {
             "held_out_candidates": self.artifact("candidates", {"lengths": [8, 10], "finished_share": 0.5}),
@@ -132,4 +139,4 @@ def pair(prompt_id: str, chosen: int, rejected: int) -> PreferencePair:
 
 
 def duel(text: str = f"new {SCRIPT}", first: float = 0.9, second: float = 0.2) -> Comparison:
-    return Comparison("h", f"held-out {SCRIPT}", text, 4, 2.5, f"old {SCRIPT}", 5, first, second)
+    return Comparison("h", f"held-out {SCRIPT}", text, 4, 2.5, f"old {SCRIPT}", 5, first, second, 0.9)

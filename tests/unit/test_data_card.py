@@ -111,8 +111,8 @@ def test_rephrased_documents_show_what_came_through_and_the_text_beside_its_reph
         "chunks of those not held out": 4,
         "left out: is cut off": 3,
         "rephrasings used": 1,
-        "tokens of real texts learned from": 30,
-        "tokens of rephrasings learned from": 10,
+        "tokens of real texts learned from, in an epoch": 30,
+        "tokens of rephrasings learned from, in an epoch": 10,
     }
     text = markdown(card)
     assert "| left out: is there already | 1 | b.txt |" in text
@@ -132,7 +132,7 @@ def test_documents_that_nobody_rephrased_have_a_card_of_their_own(tmp_path: Path
     assert [(step.name, step.count) for step in card.steps] == [
         ("documents", 2),
         ("chunks of those not held out", 1),
-        ("tokens of real texts learned from", 0),
+        ("tokens of real texts learned from, in an epoch", 0),
     ]
     assert card.examples == ["Text c."]
     assert not any("policy wrote" in risk for risk in card.risks)
@@ -146,7 +146,7 @@ def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path:
     tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}), "ratings": ratings}
     (card,) = data_cards([{**maker.first(), **tuned}])
     assert card.origin == "Read from p.jsonl, a file of people's ratings in the form groups."
-    assert card.facts == {"kept apart, to measure by or for an independent judge": "5"}
+    assert card.facts == {"answers kept apart, to measure by or for an independent judge": "5"}
     assert "Personal data was not looked for." in card.risks
     assert [(step.name, step.count, step.example) for step in card.steps] == [
         ("left out: has no score", 2, "p.jsonl, line 7"),

@@ -307,26 +307,27 @@ def question(prompt: str, first: str, second: str) -> str:
 def test_a_preference_equals_an_independent_computation_in_both_orders(
     bench: Bench, float64: LlamaForCausalLM, tiny_model: Path
 ) -> None:
-    for duel, (shown_first, shown_second) in zip(DUELS, prefer(DUELS, bench), strict=True):
+    for duel, preference in zip(DUELS, prefer(DUELS, bench), strict=True):
         message = question(duel.prompt, duel.answer, duel.opponent)
         a, b = next_token(float64, tiny_model, message, "Better:", ["ĠA", "ĠB"])
-        assert shown_first == pytest.approx(a / (a + b), abs=1e-4)
+        assert preference.first == pytest.approx(a / (a + b), abs=1e-4)
+        mass = a + b
         message = question(duel.prompt, duel.opponent, duel.answer)
         a, b = next_token(float64, tiny_model, message, "Better:", ["ĠA", "ĠB"])
-        assert shown_second == pytest.approx(b / (a + b), abs=1e-4)
+        assert preference.second == pytest.approx(b / (a + b), abs=1e-4)
+        assert preference.mass == pytest.approx((mass + a + b) / 2, rel=1e-3)
 
 
 def test_swapping_answer_and_opponent_mirrors_the_two_orders(bench: Bench) -> None:
     swapped = [Duel(duel.prompt, duel.opponent, duel.answer) for duel in DUELS]
-    for (first, second), (first_swapped, second_swapped) in zip(
-        prefer(DUELS, bench), prefer(swapped, bench), strict=True
-    ):
-        assert (first_swapped, second_swapped) == pytest.approx((1 - second, 1 - first), abs=1e-5)
+    for one, other in zip(prefer(DUELS, bench), prefer(swapped, bench), strict=True):
+        assert (other.first, other.second) == pytest.approx((1 - one.second, 1 - one.first), abs=1e-5)
+        assert other.mass == pytest.approx(one.mass, rel=1e-4)
 
 
 def test_an_answer_against_itself_is_preferred_as_much_as_not_over_both_orders(bench: Bench) -> None:
-    ((first, second),) = prefer([Duel("Why?", "Because.", "Because.")], bench)
-    assert (first + second) / 2 == pytest.approx(0.5, abs=1e-6)
+    (preference,) = prefer([Duel("Why?", "Because.", "Because.")], bench)
+    assert (preference.first + preference.second) / 2 == pytest.approx(0.5, abs=1e-6)
 
 
 # What all judges have in common

@@ -97,5 +97,5 @@ def test_a_record_can_not_be_changed() -> None:
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_preference_is_the_mean_of_both_orders(first: float, second: float) -> None:
-    comparison = Comparison("id", "prompt", "text", 1, None, "other", 1, first, second)
+    comparison = Comparison("id", "prompt", "text", 1, None, "other", 1, first, second, 0.9)
     assert comparison.preference == pytest.approx((first + second) / 2)

@@ -218,7 +218,7 @@ def test_shows_where_prompts_came_from_and_what_became_of_them(tmp_path: Path, i
 
 def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteration]) -> None:
     maker, first = Maker(tmp_path / "more"), iterations[0]
-    assert "Policy 0 is the base model. In" in written(tmp_path, iterations)
+    assert "Policy 0 is the base model.\nIn iteration t" in written(tmp_path, iterations)
     pretrained = {"pretrained": maker.artifact("policies", {})}
     graded = {"left_out": {}, "first_left_out": {}, "held_out": 9, "file": "ranked.jsonl", "redacted": {}}
     ratings = {
@@ -226,15 +226,17 @@ def test_says_what_policy_0_comes_from(tmp_path: Path, iterations: list[Iteratio
         "ratings": maker.artifact("ratings", graded, config={"reading": {"format": "groups"}, "personal": "redact"}),
     }
     for more, said in [
-        (pretrained, "Policy 0 has learned from documents. In"),
-        (ratings, "Policy 0 is tuned on what people wrote. In"),
-        (pretrained | ratings, "Policy 0 has learned from documents and is tuned on what people wrote. In"),
+        (pretrained, "Policy 0 has learned from documents."),
+        (ratings, "Policy 0 is tuned on what people wrote."),
+        (pretrained | ratings, "Policy 0 has learned from documents and is tuned on what people wrote."),
     ]:
         assert said in written(tmp_path, [{**first, **more}, *iterations[1:]])
 
 
 def test_policy_0_alone_makes_a_report(tmp_path: Path, iterations: list[Iteration]) -> None:
-    assert "There is policy 0 alone" in written(tmp_path, iterations[:1])
+    html = written(tmp_path, iterations[:1])
+    assert "There is policy 0 alone" in html
+    assert "In iteration t" not in html
 
 
 def test_what_was_not_measured_is_left_open(tmp_path: Path, iterations: list[Iteration]) -> None:
@@ -245,6 +247,16 @@ def test_what_was_not_measured_is_left_open(tmp_path: Path, iterations: list[Ite
     first["held_out_judgements"] = Maker(tmp_path / "none").artifact("judgements", {"scores": []})
     dash = "\N{EN DASH}"
     assert written(tmp_path, [first, *iterations[1:]]).count(dash) > written(tmp_path, iterations).count(dash)
+
+
+def test_says_where_a_judge_of_duels_hardly_named_either_answer(tmp_path: Path, iterations: list[Iteration]) -> None:
+    said = "of its probability fell on naming either answer"
+    assert said not in written(tmp_path, iterations)
+    trained = dict(iterations[-1])
+    evaluation = trained["evaluation"]
+    metrics = {**evaluation.metrics, "choice_mass": 0.2}
+    trained["evaluation"] = replace(evaluation, manifest=replace(evaluation.manifest, metrics=metrics))
+    assert f"Only 20\N{NO-BREAK SPACE}% {said}" in written(tmp_path, [*iterations[:-1], trained])
 
 
 def test_needs_nothing_from_elsewhere(tmp_path: Path, iterations: list[Iteration]) -> None:
