@@ -36,9 +36,15 @@ def metaspace() -> Tokenizer:
     return bpe
 
 
-def save(tokenizer: Tokenizer, folder: Path, template: str | None = TEMPLATE, pad: str | None = "<|pad|>") -> Path:
+def save(
+    tokenizer: Tokenizer,
+    folder: Path,
+    template: str | None = TEMPLATE,
+    pad: str | None = "<|pad|>",
+    bos: str = "<|start|>",
+) -> Path:
     """Write it as a chat model's, and return where."""
-    tokens = {"bos_token": "<|start|>", "eos_token": "<|end|>"} | ({"pad_token": pad} if pad else {})
+    tokens = {"bos_token": bos, "eos_token": "<|end|>"} | ({"pad_token": pad} if pad else {})
     saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens)
     saved.chat_template = template
     saved.save_pretrained(folder)

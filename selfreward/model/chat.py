@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ _DAY = datetime(2024, 7, 26)
 _ON_THAT_DAY = "".join(f"|replace('%{part}', '{_DAY.strftime(f'%{part}')}')" for part in "aAbBdDeFHIjmMpSuUwyYZ")
 _DATED = f"{{%- macro strftime_now(format) -%}}{{{{ format{_ON_THAT_DAY} }}}}{{%- endmacro +%}}"
 """Put before a template that names today's date: a prompt must not depend on the day on which it is asked."""
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+"""What templates write around turns where the tokenizer has no special token for it: `[/INST]`, `<|assistant|>`."""
+_PLACEHOLDER = "PLACEHOLDER"
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,12 @@ class Chat:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         own: str = self.tokenizer.get_chat_template()
         self._template = _DATED + own if "strftime_now" in own else own
-        # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
-        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        self._control_tokens = sorted(added | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._how = {"enable_thinking": False} if "enable_thinking" in own else {}
+        if self._rendered("user").rstrip().endswith("<think>"):
+            raise ModelError(
+                f"{folder} has a chat template that opens each answer with a thought: answers would be cut thoughts, "
+                "and a judge has no score to read; use a model whose template can leave that out"
+            )
 
     @cached_property
     def end_ids(self) -> list[int]:
@@ -59,13 +66,16 @@ class Chat:
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({id for id in [*ids, self.tokenizer.eos_token_id] if id is not None})
 
+    @cached_property
+    def turn_end_id(self) -> int:
+        """The token that ends an answer in the chat template, which need not be the one that ends a text."""
+        _, _, after = self._rendered("user", "assistant").rpartition(_PLACEHOLDER)
+        return next((id for id in self._encode(after) if id in self.end_ids), self.tokenizer.eos_token_id)
+
     def render(self, message: str) -> list[int]:
-        """The tokens of a conversation that holds one user message, up to where the model's answer begins."""
-        messages = [{"role": "user", "content": self.neutralise(message)}]
-        text = self.tokenizer.apply_chat_template(
-            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
-        )
-        return self._encode(text)
+        """The tokens of a conversation that holds one user message, up to where the model's answer begins. Of a
+        template that can have the model think before it answers, without that."""
+        return self._encode(self._apply([{"role": "user", "content": self.neutralise(message)}]))
 
     def render_opened(self, message: str, opening: str) -> list[int]:
         """The same, with the words that the model's answer begins with."""
@@ -73,7 +83,14 @@ class Chat:
 
     def answer(self, text: str) -> list[int]:
         """The tokens of an answer that somebody gave, with the one that ends it."""
-        return [*self._encode(self.neutralise(text)), self.tokenizer.eos_token_id]
+        return [*self._encode(self.neutralise(text)), self.turn_end_id]
+
+    def document(self, text: str) -> list[int]:
+        """The tokens of a text that is no part of a conversation, with the one that begins a text, where the tokenizer
+        puts one there, and the one that ends it."""
+        begins = self.tokenizer("a")["input_ids"][:1] == [self.tokenizer.bos_token_id]
+        begin = [self.tokenizer.bos_token_id] if begins else []
+        return [*begin, *self._encode(self.neutralise(text)), self.tokenizer.eos_token_id]
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""
@@ -111,6 +128,37 @@ class Chat:
                 "take another model, or, where these are scores, judge.mode=sampled"
             )
         return Choices(shared[0], [ids[0] for ids in last])
+
+    @cached_property
+    def _control_tokens(self) -> list[str]:
+        """Special tokens, and what the template writes around turns; the longest first."""
+        # Special alone: some tokenizers also add line breaks and runs of spaces, which are ordinary text.
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        markup = {*_MARKUP.findall(self._turns)}
+        return sorted(special | markup | {*self.tokenizer.all_special_tokens}, key=len, reverse=True)
+
+    @property
+    def _turns(self) -> str:
+        """A conversation with as many kinds of turns as the template allows."""
+        from jinja2 import TemplateError
+
+        for roles in [("system", "user", "assistant", "user"), ("user", "assistant", "user")]:
+            with suppress(TemplateError):
+                return self._rendered(*roles)
+        return self._rendered("user")
+
+    def _rendered(self, *roles: str) -> str:
+        """Turns of these roles that hold a placeholder."""
+        return self._apply([{"role": role, "content": _PLACEHOLDER} for role in roles])
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self._template,
+            add_generation_prompt=messages[-1]["role"] == "user",
+            tokenize=False,
+            **self._how,
+        )
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

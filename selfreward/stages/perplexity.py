@@ -42,7 +42,7 @@ def perplexity(config: PerplexityIdentity, parents: Mapping[str, Artifact], work
     chat = tools.engine_of("sampling").chat
     texts: list[Text] = []
     for chunk in parents["chunks"].read(Chunk):
-        ids = chat.answer(chunk.text)[:-1]  # nobody ends a chunk but us
+        ids = chat.document(chunk.text)[:-1]  # nobody ends a chunk but us
         if chunk.held_out and len(ids) > 1:
             texts.append(Text(ids[:1], ids[1:], chunk.document))
     if not texts:
@@ -87,5 +87,5 @@ def _measure(
     }
 
 
-PERPLEXITY = Stage("perplexity", 3, perplexity)
-IMITATION = Stage("imitation", 3, imitation)
+PERPLEXITY = Stage("perplexity", 4, perplexity)
+IMITATION = Stage("imitation", 4, imitation)

@@ -40,9 +40,9 @@ def pretrain(config: PretrainIdentity, parents: Mapping[str, Artifact], work: Wo
     Raises `ConfigError` where rephrasings are asked for and none is fit to be used, or where nothing is left to learn.
     """
     chat = tools.local_engine.chat
-    real = [chat.answer(chunk.text) for chunk in parents["chunks"].read(Chunk) if not chunk.held_out]
+    real = [chat.document(chunk.text) for chunk in parents["chunks"].read(Chunk) if not chunk.held_out]
     made = parents["rephrasings"].read(Rephrasing) if "rephrasings" in parents else []
-    rephrased = [chat.answer(one.text) for one in made if not one.left_out]
+    rephrased = [chat.document(one.text) for one in made if not one.left_out]
     total = 2 * sum(map(len, real)) if config.most_tokens is None else config.most_tokens
     random = Random(work.seed)
     wanted = round(config.rephrased_share * total)
@@ -78,4 +78,4 @@ def blocks(texts: Sequence[Tokens], size: int) -> list[Tokens]:
     return [stream[start : start + size] for start in range(0, len(stream), size)]
 
 
-PRETRAIN = Stage("policies", 3, pretrain)
+PRETRAIN = Stage("policies", 4, pretrain)
