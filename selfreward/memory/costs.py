@@ -199,7 +199,10 @@ class Costs:
         """Keys and values of so many tokens."""
         heads = getattr(self._text, "num_key_value_heads", None) or self._text.num_attention_heads
         size = getattr(self._text, "head_dim", None) or self._text.hidden_size // self._text.num_attention_heads
-        return tokens * 2 * heads * size * self._text.num_hidden_layers * self._number_bytes
+        both = 2 * size
+        if latent := getattr(self._text, "qk_head_dim", None):  # DeepSeek's, whose head_dim is that of positions alone
+            both = latent + self._text.v_head_dim
+        return tokens * heads * both * self._text.num_hidden_layers * self._number_bytes
 
     def serving(self, concurrency: int) -> Parts:
         """A server beside this process, its keys and values apart: a full step, and the logits of each request."""
@@ -222,7 +225,12 @@ class Costs:
             # two characters a token, of a prompt and an answer each
             texts.append(self.cfg.data.max_characters + SERVED_MESSAGE_TOKENS)
         longest = max(texts)
-        return min(longest, getattr(self._text, "max_position_embeddings", None) or longest)
+        return min(longest, self.longest_taken or longest)
+
+    @property
+    def longest_taken(self) -> int | None:
+        """Tokens of the longest text that the model takes; None where it has no limit."""
+        return getattr(self._text, "max_position_embeddings", None)
 
     @property
     def _shown_to_write(self) -> int:

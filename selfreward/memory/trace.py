@@ -65,10 +65,13 @@ class Skeleton:
 
     @cached_property
     def is_traceable(self) -> bool:
-        """Whether the model can run on tensors without data; one with routed experts asks where its tokens go."""
+        """Whether the model can run on tensors without data, cut to a few layers.
+
+        One with routed experts asks where its tokens go, and another's settings say of each layer what others share.
+        """
         try:
             self.training_bytes([(2, 1, 1)], checkpointing=False)
-        except (RuntimeError, NotImplementedError):
+        except Exception:  # of a model's own code; then the plan estimates
             return False
         return True
 
@@ -94,7 +97,7 @@ class Skeleton:
         model = self._adapted(base)
         ours = self._speed.completion_head and Head(base).is_plain
         packs = ours and self._speed.share_prompt and can_pack(base)
-        base.set_attn_implementation(self._kernel(packs=packs))
+        base.set_attn_implementation(self._kernel(base, packs=packs))
         model.train()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if later:
@@ -116,10 +119,10 @@ class Skeleton:
                 _TrlHeadShapes.apply(states_TH, len(weight_VH)).sum().backward()
         return count.peak
 
-    def _kernel(self, *, packs: bool) -> str:
+    def _kernel(self, base: Any, *, packs: bool) -> str:
         if packs:
             return PACKED_ATTENTION["eager"] if self._eager else _FUSED
-        return "eager" if self._eager else "sdpa"
+        return "eager" if self._eager or not base._supports_sdpa else "sdpa"
 
     def _base(self, layers: int) -> Any:
         config = copy.deepcopy(self.config)

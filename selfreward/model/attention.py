@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from selfreward.model.patched import attention_of
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
 """From queries (A, N, D), keys (K, M, D), values (K, M, E) and a scale to outputs (A, N, E).
@@ -29,7 +32,52 @@ def is_exchangeable(model: Any) -> bool:
         and not getattr(model, "_is_stateful", False)
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attn_logit_softcapping", None)
+        and not getattr(model, _ITS_OWN, False)
     )
+
+
+def check_exchange(model: Any) -> None:
+    """Try on a few tokens whether the model attends as `is_exchangeable` takes it to, which then says no if it doesn't:
+    some layers have a mask of their own, or attend twice, and nothing in their settings tells."""
+    if is_exchangeable(model) and not _attends_in_common(model):
+        setattr(model, _ITS_OWN, True)
+
+
+@torch.no_grad()
+def _attends_in_common(model: Any) -> bool:
+    ids_1N = (torch.arange(_TRIED_TOKENS, device=model.device) % model.config.get_text_config().vocab_size)[None]
+    layers: list[int] = []
+    own_NH = model.base_model(input_ids=ids_1N, use_cache=False).last_hidden_state[0].float()
+    with attention_of(model, _TRIED):
+        output = model.base_model(input_ids=ids_1N, use_cache=False, tried_layers=layers)
+    exchanged_NH = output.last_hidden_state[0].float()
+    apart_N = (exchanged_NH - own_NH).norm(dim=-1) / own_NH.norm(dim=-1)
+    once = len({*layers}) == len(layers)
+    # The median, for rounding may send a token to another expert.
+    return once and bool(apart_N.median() < _TRIED_TOLERANCES[model.dtype])
+
+
+def _attend_tried(
+    module: Any,
+    query_BAND: Tensor,
+    key_BKND: Tensor,
+    value_BKNE: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    tried_layers: list[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if tried_layers is not None:
+        tried_layers.append(module.layer_idx)
+    return eager(query_BAND[0], key_BKND[0], value_BKNE[0], scaling).transpose(0, 1)[None], None
+
+
+_ITS_OWN = "_attention_is_its_own"
+_TRIED = "tried"
+_TRIED_TOKENS = 16
+_TRIED_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
+"""Of a state's norm. Two kernels that only round are a tenth of it apart."""
+ALL_ATTENTION_FUNCTIONS.register(_TRIED, _attend_tried)
 
 
 def eager(query_AND: Tensor, key_KMD: Tensor, value_KME: Tensor, scaling: float | None) -> Tensor:

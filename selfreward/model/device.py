@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from selfreward.errors import ConfigError
 
@@ -22,6 +25,8 @@ def pick_device(device: str) -> str:
     return device
 
 
-def pick_attention(device: torch.device) -> str:
-    """Eager attention on a CPU, where it decodes and trains about 1.8 times as fast as sdpa in bfloat16; else sdpa."""
-    return "eager" if device.type == "cpu" else "sdpa"
+def pick_attention(device: torch.device, config: Any) -> str:
+    """Eager attention on a CPU, where it decodes and trains about 1.8 times as fast as sdpa in bfloat16; else sdpa,
+    where the model that `config` describes has it: Gemma 2 and gpt-oss have not."""
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "eager" if device.type == "cpu" or not getattr(model, "_supports_sdpa", True) else "sdpa"

@@ -9,13 +9,14 @@ from typing import Any
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
 from selfreward.cap import release
 from selfreward.config import LoraConfig
 from selfreward.errors import ConfigError, ModelError
 from selfreward.model.adapters import Adapter
+from selfreward.model.attention import check_exchange
 from selfreward.model.chat import Chat
 from selfreward.model.device import pick_attention, pick_device
 from selfreward.model.fused_lora import fuse_adapters
@@ -115,7 +116,7 @@ class Models:
             AutoModelForCausalLM,
             self.folder,
             dtype=self.dtype,
-            attn_implementation=pick_attention(self.device),
+            attn_implementation=pick_attention(self.device, load(AutoConfig, self.folder)),
             use_safetensors=True,
             **self._quantized(),
         )
@@ -123,6 +124,8 @@ class Models:
             model = model.to(self.device)
         model.requires_grad_(False).eval()
         check_head(model)
+        check_exchange(model)
+        _undrop(model)
         return model
 
     def _quantized(self) -> dict[str, Any]:
@@ -182,3 +185,14 @@ class Models:
             tuner: Any = self._peft.base_model
             self._base = tuner.unload()
             self._peft = self._loaded = None
+
+
+def _undrop(model: torch.nn.Module) -> None:
+    """Have the base drop nothing while an adapter learns, or a policy would be held against itself with other weights.
+    trl sees to it of layers alone, and some models drop by a number of their own."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in [*vars(module).items()]:
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -86,7 +86,7 @@ def tune_on(
 ) -> Metrics:
     """Train an adapter on examples, from that of `parents["policy"]` or a fresh one. Too long ones are counted.
 
-    Raises `ConfigError` where every example is too long, and as `session.fit` does.
+    Raises `ConfigError` where every example is too long, or one is for the model, and as `session.fit` does.
     """
     from selfreward.model.lora import save_adapter  # these import torch and trl, which a finished run does without
     from selfreward.training.tuning import TuningSettings, tune
@@ -95,6 +95,10 @@ def tune_on(
     fitting = [e for e in examples if len(e.prompt_ids) + len(e.completion_ids) <= tuning.max_length]
     if not fitting:
         remedy = f"each of the {len(examples)} examples is longer; raise it"
+        raise ConfigError("tuning.max_length", tuning.max_length, remedy)
+    takes = tools.plan.costs.longest_taken
+    if takes and (longest := max(len(e.prompt_ids) + len(e.completion_ids) for e in fitting)) > takes:
+        remedy = f"an example has {longest} tokens, and the model takes {takes}; lower it to that"
         raise ConfigError("tuning.max_length", tuning.max_length, remedy)
     fit = tools.plan.fit_tuning([(len(e.prompt_ids), len(e.completion_ids)) for e in fitting])
     work.planned_memory = fit.total
@@ -115,5 +119,5 @@ def tune_on(
     return metrics | {"too_long": len(examples) - len(fitting)}
 
 
-TUNE = Stage("policies", 5, tune_policy)
-INDEPENDENT_JUDGE = Stage("independent_judges", 4, tune_policy)
+TUNE = Stage("policies", 6, tune_policy)
+INDEPENDENT_JUDGE = Stage("independent_judges", 5, tune_policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,15 @@ def test_a_tuned_policy_0_is_held_against_training_with_its_adapter(people: RunC
 def test_examples_that_are_all_too_long_name_the_setting(people: RunConfig) -> None:
     people.tuning.max_length, people.tuning.demonstrations.path = 20, None
     with pytest.raises(ConfigError, match=r"^tuning.max_length=20: each of the \d+ examples is longer; raise it$"):
+        run_loop(people)
+
+
+def test_an_example_beyond_what_the_model_takes_names_the_setting(people: RunConfig, tmp_path: Path) -> None:
+    people.model.name = shutil.copytree(people.model.name, tmp_path / "short").as_posix()
+    settings = tmp_path / "short" / "config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_position_embeddings": 200}))
+    said = r"^tuning.max_length=1024: an example has \d+ tokens, and the model takes 200; lower it to that$"
+    with pytest.raises(ConfigError, match=said):
         run_loop(people)
 
 

@@ -21,6 +21,7 @@ from selfreward.model.models import Models
 from selfreward.training.forward import can_pack, fast_forward, packed_states
 from selfreward.training.packing import PACKED_ATTENTION, pack, pack_texts
 from tests.training import PAIRS
+from tests.unit.real_steps import LATENT
 
 Lengths = list[tuple[int, int, int]]
 
@@ -186,19 +187,6 @@ SMALL: dict[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-}
-LATENT = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 8,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "num_key_value_heads": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "moe_intermediate_size": 16,
 }
 
 

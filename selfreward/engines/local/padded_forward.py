@@ -100,7 +100,7 @@ class PaddedPrompts:
         ids_PL, mask_PL = self._forward.padded([self._rows[row] for row in batch], left=True)
         cache = self._forward.new_cache()
         state_PH = self._forward.run(ids_PL, mask_PL, cache)[:, -1]
-        cache.batch_repeat_interleave(answers)
+        cache.reorder_cache(torch.arange(len(batch), device=state_PH.device).repeat_interleave(answers))
         return state_PH, PaddedAnswers(self._forward, mask_PL.repeat_interleave(answers, 0), cache)
 
 
@@ -119,5 +119,5 @@ class PaddedAnswers:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all answers but these."""
-        self._cache.batch_select_indices(rows)
+        self._cache.reorder_cache(rows)
         self._mask_BL = self._mask_BL[rows]
