@@ -23,7 +23,7 @@ from scipy.stats import t as student_t
 
 from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.report import flatten
-from selfreward.tracking.run_folder import LINEAGE, SETTINGS, linked
+from selfreward.tracking.run_folder import LINEAGE, SETTINGS_FILE, linked
 
 NO_RESULT = {"name", "output_dir", "artifacts_dir", "iteration", "memory", "speed", "tracking", "launch"}
 """Settings and groups of them that say where a run goes, how far, and how its work is cut."""
@@ -54,7 +54,7 @@ def main() -> None:
 
 def settings(run: Path) -> dict[str, Any]:
     """A run's settings by their dotted keys, but for those that change no result."""
-    given = json.loads((run / SETTINGS).read_text())
+    given = json.loads((run / SETTINGS_FILE).read_text())
     return {
         key: value for key, value in flatten(given) if key not in NO_RESULT and key.partition(".")[0] not in NO_RESULT
     }

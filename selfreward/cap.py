@@ -37,7 +37,7 @@ def enforce_cap(cap_gb: float) -> None:
     """
     import torch
 
-    torch.cuda.set_per_process_memory_fraction(share_of_card(max(cap_gb - CONTEXT_GIB, 0)))
+    torch.cuda.set_per_process_memory_fraction(share_of_gpu(max(cap_gb - CONTEXT_GIB, 0)))
 
 
 def let_segments_grow() -> None:
@@ -47,7 +47,7 @@ def let_segments_grow() -> None:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
-def share_of_card(gb: float) -> float:
+def share_of_gpu(gb: float) -> float:
     """The part of the GPU's memory, at most all, that so many GiB are."""
     import torch
 

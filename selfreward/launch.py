@@ -22,7 +22,7 @@ from selfreward.config import LaunchConfig
 from selfreward.errors import ConfigError, LaunchError
 from selfreward.group import DIVIDED
 from selfreward.threads import threads_each
-from selfreward.tracking.run_folder import SETTINGS
+from selfreward.tracking.run_folder import SETTINGS_FILE
 
 LOG = "launch.log"
 """Beside the run's log: what accelerate, torch and failing workers write on standard error."""
@@ -37,7 +37,7 @@ def launch(cfg: LaunchConfig, folder: Path) -> None:
     """
     count = _processes(cfg)
     with tempfile.TemporaryDirectory() as notes, (folder / LOG).open("ab") as log:
-        worker = [str((folder / SETTINGS).resolve()), notes]
+        worker = [str((folder / SETTINGS_FILE).resolve()), notes]
         process = subprocess.Popen(
             [*_command(cfg, count), "-m", "selfreward.worker", *worker],
             stderr=log,

@@ -26,6 +26,9 @@ Made = TypeVar("Made")
 Row = tuple[str, Callable[[], Any]]
 """Where a row stands, as people are told, and what reads it: that may raise `RowError`."""
 
+THERE_ALREADY = "is there already"
+"""Why a text is left out that is equal to another."""
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 _LOOKED_AT = 100
@@ -66,8 +69,8 @@ def collect(
     *,
     on_error: str,
     skipped: Skipped,
-    columns: Mapping[str, str | None] | None = None,
-    origin: str = "",
+    columns: Mapping[str, str | None],
+    origin: str,
 ) -> list[tuple[str, Made]]:
     """What `parse` makes of each row of `origin`, with its place. `columns` are those that a row must have, by the
     settings that name them.
@@ -83,7 +86,7 @@ def collect(
     first = list(islice(rows, _LOOKED_AT))
 
     def check_names() -> None:
-        check_columns(_columns(first), columns or {}, origin)
+        check_columns(_columns(first), columns, origin)
 
     for place, read in chain(first, rows):
         try:

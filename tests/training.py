@@ -25,8 +25,8 @@ from selfreward.store.observer import NoMeter
 from selfreward.training.dpo import DPOSettings, Start, make_trainer, train_dpo
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES
+from selfreward.training.pair_trainer import PairTrainer
 from selfreward.training.reference import compute_references
-from selfreward.training.trainer import PairTrainer
 from tests.loop.helpers import Recorder
 
 PLAIN = SpeedConfig(completion_head=False, share_prompt=False, fused_adapter=False)

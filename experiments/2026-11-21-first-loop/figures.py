@@ -14,7 +14,7 @@ from pathlib import Path
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.model import model_files
-from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.adapters import WEIGHTS_FILE, Adapter
 from selfreward.model.models import Models
 from selfreward.store import Cost, Manifest
 
@@ -45,7 +45,7 @@ def costs(places: list[Path]) -> None:
 def policies(places: list[Path]) -> None:
     for place in places:
         found = manifest(place / "policy")
-        weights = found.files[WEIGHTS].sha256[:12] if WEIGHTS in found.files else "no adapter"
+        weights = found.files[WEIGHTS_FILE].sha256[:12] if WEIGHTS_FILE in found.files else "no adapter"
         print(f"policy {place.name}  {found.id}  weights {weights}  parent {found.parents.get('policy', 'none')}")
 
 

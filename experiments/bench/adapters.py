@@ -10,7 +10,7 @@ import torch
 from selfreward.config import LoraConfig
 from selfreward.judges.lessons import REASONS
 from selfreward.judges.rubric import build_message
-from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.adapters import WEIGHTS_FILE, Adapter
 from selfreward.model.lora import save_adapter
 from selfreward.model.models import Models
 from selfreward.records import Candidate
@@ -22,7 +22,7 @@ FOLDER = Path("outputs/bench/adapters")
 def policy(models: Models) -> Adapter:
     """An adapter that changes the model a little, as one iteration of training does."""
     folder = FOLDER / "policy"
-    if not (folder / WEIGHTS).exists():
+    if not (folder / WEIGHTS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with models.trainable(None, LoraConfig(), 0) as model:
             torch.manual_seed(1)
@@ -39,7 +39,7 @@ def grader(models: Models) -> Adapter:
     It is tuned for some minutes on replies that people graded, with two sentences a grade, and on ordinary answers.
     """
     folder = FOLDER / "grader"
-    if not (folder / WEIGHTS).exists():
+    if not (folder / WEIGHTS_FILE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with models.trainable(None, LoraConfig(), 0) as model:
             _tune(model, _examples(models))

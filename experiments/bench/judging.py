@@ -25,7 +25,7 @@ from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import VerdictError
 from selfreward.judges import rubric
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.model.adapters import Adapter
 from selfreward.model.models import Models
 from selfreward.records import Candidate
@@ -99,7 +99,7 @@ def answers(engine: HFEngine, prompts: int) -> list[Candidate]:
 
 def judge_ours(engine: HFEngine, adapter: Adapter, config: JudgeConfig, candidates: Sequence[Candidate]) -> Scores:
     """Scores by the project's own judge."""
-    judgements = rubric.judge(candidates, config, Bench(engine, adapter, 0, lambda *_: None))
+    judgements = rubric.judge(candidates, config, JudgeContext(engine, adapter, 0, lambda *_: None))
     return {(j.prompt_id, j.index): j.score for j in judgements if j.score is not None}
 
 

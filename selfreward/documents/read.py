@@ -8,7 +8,7 @@ from typing import Any
 
 from selfreward.config import DocumentsConfig
 from selfreward.errors import ConfigError
-from selfreward.rows import NOT_UTF_8, Row, RowError, Skipped, UnusedRowError, collect, rows_of, text_of
+from selfreward.rows import NOT_UTF_8, THERE_ALREADY, Row, RowError, Skipped, UnusedRowError, collect, rows_of, text_of
 from selfreward.store.identity import digest, file_sha256
 
 _SUFFIXES = (".txt", ".md", ".markdown")
@@ -25,7 +25,7 @@ def read_documents(cfg: DocumentsConfig, on_error: str) -> tuple[list[tuple[str,
     def take(row: Any) -> list[str]:
         text = text_of(row, cfg.text_column)
         if text in known:
-            raise UnusedRowError("is there already")
+            raise UnusedRowError(THERE_ALREADY)
         known.add(text)
         return [text]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from selfreward.config import listed_among
-from selfreward.generation.filters import greatest_rouge_l, tokens
+from selfreward.generation.filters import greatest_rouge_l, rouge_words
 from selfreward.texts import fill, read_text
 
 STYLES = {name: read_text(__file__, f"{name}.txt") for name in ("easy", "medium", "hard", "question_answer")}
@@ -61,7 +61,7 @@ def clean(reply: str) -> str:
 
 def reason_against(text: str, rephrased: str, style: str, *, finished: bool) -> str | None:
     """Why a rephrasing is not used; None for one that is."""
-    share = tokens(rephrased).total() / max(tokens(text).total(), 1)
+    share = rouge_words(rephrased).total() / max(rouge_words(text).total(), 1)
     if not rephrased:
         return "is empty"
     if not finished:

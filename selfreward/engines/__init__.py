@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from selfreward.cap import share_of_card
+from selfreward.cap import share_of_gpu
 from selfreward.config import EngineConfig, RunConfig
 from selfreward.errors import ConfigError, first_line
 from selfreward.model.model_files import locate_tokenizer
@@ -125,7 +125,7 @@ def _vllm(host: Host, key: str, engine: EngineConfig) -> Engine:
         plan.longest_served(),
         plan.served_cache(engine.concurrency),
         engine.concurrency,
-        None if plan.on_cpu else share_of_card(plan.served_gb),
+        None if plan.on_cpu else share_of_gpu(plan.served_gb),
     )
     return VLLMEngine(serving, key, engine, host.run_folder / "vllm.log", host.say)
 

@@ -168,7 +168,7 @@ class HFEngine:
         state_BH = state_PH.repeat_interleave(answers, 0)
         advance(0, self._forward.computed - before)
 
-        made = _Answers(total, decoding.max_new_tokens, self._models.device)
+        made = _SampledTokens(total, decoding.max_new_tokens, self._models.device)
         answer_B = torch.arange(total, device=state_BH.device)  # the answer that each row of the batch belongs to
         open_B = torch.ones(total, dtype=torch.bool, device=state_BH.device)
         were_open = total
@@ -218,7 +218,7 @@ class HFEngine:
             raise ModelError(f"a sequence of {tokens} tokens is beyond the model's {limit}: {SHORTEN}")
 
 
-class _Answers:
+class _SampledTokens:
     """Answers as they grow, on the device: nothing is fetched before the end."""
 
     def __init__(self, total: int, steps: int, device: torch.device) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from selfreward.config import GenerationConfig, listed
 from selfreward.hygiene.language import UNKNOWN, language
 from selfreward.hygiene.similar import LETTER_AS_WORD, UNSPACED, SimilarTexts
+from selfreward.rows import THERE_ALREADY
 
 _WORD = re.compile(rf"[{LETTER_AS_WORD}]|[^\W_{LETTER_AS_WORD}]+")
 
@@ -43,9 +44,9 @@ class PromptFilter:
             return "is cut off"
         if not text[0].isalnum() and text[0] not in "\"'(¿¡“‘«„「『《":
             return "begins with a mark"
-        if length(text) < cfg.least_words:
+        if count_words(text) < cfg.least_words:
             return "has too few words"
-        if length(text) > cfg.most_words:
+        if count_words(text) > cfg.most_words:
             return "has too many words"
         if self._keywords.search(text):
             return "has a keyword"
@@ -57,7 +58,7 @@ class PromptFilter:
 
     def _repeats(self, text: str, shown: Sequence[str]) -> str | None:
         if _plain(text) in self._known:
-            return "is there already"
+            return THERE_ALREADY
         others = self._known if not self._lets_shown_pass else self._known.keys() - {_plain(one) for one in shown}
         nearest = self._similar.nearest(text)
         if nearest and nearest[0] in others:
@@ -73,16 +74,16 @@ class PromptFilter:
             self._similar.add(_plain(text), text)
 
 
-def length(text: str) -> int:
+def count_words(text: str) -> int:
     """Words of a text; in scripts without spaces between them each letter is one."""
     return len(UNSPACED.sub(" ", text).split()) + len(UNSPACED.findall(text))
 
 
 def greatest_rouge_l(text: str, others: Iterable[str]) -> float:
     """The greatest ROUGE-L (its F-measure, Lin 2004) of a text with any of the others; 0 without others."""
-    own = tokens(text)
-    # No more tokens can be in common in one order than in any; most others are passed over by that alone.
-    bounds = sorted(((_bound(own, tokens(other)), other) for other in others), reverse=True)
+    own = rouge_words(text)
+    # No more words can be in common in one order than in any; most others are passed over by that alone.
+    bounds = sorted(((_bound(own, rouge_words(other)), other) for other in others), reverse=True)
     greatest = 0.0
     for bound, other in bounds:
         if bound <= greatest:
@@ -99,7 +100,7 @@ class _Words:
 
 
 @cache
-def tokens(text: str) -> Counter[str]:
+def rouge_words(text: str) -> Counter[str]:
     """The words that ROUGE counts, each with how often it comes."""
     return Counter(_Words().tokenize(text))
 

@@ -33,7 +33,8 @@ def variety(texts: Sequence[str]) -> dict[str, Any]:
 def self_bleu(texts: Sequence[str]) -> float:
     """How well each text is made of runs of words from the others, 0 to 1 (Self-BLEU, arXiv 1802.01886).
 
-    The mean of each text's BLEU against all others, smoothed by a tenth of a match. 0 for fewer than two texts.
+    The mean of each text's BLEU against all others, smoothed by a tenth of a match (Chen and Cherry 2014, technique 1).
+    0 for fewer than two texts.
     """
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # takes half a second
 

@@ -12,7 +12,7 @@ from selfreward.records import Candidate, Judgement
 
 
 @dataclass(frozen=True)
-class Bench:
+class JudgeContext:
     """What a judge works with: an engine, the adapter of the policy that judges, and the run's seed."""
 
     engine: Engine
@@ -25,6 +25,6 @@ class Bench:
 class Judge:
     """A way to score candidates. `texts` are its prompts in each mode, which are part of what a judgement is."""
 
-    judge: Callable[[Sequence[Candidate], JudgeConfig, Bench], list[Judgement]]
+    judge: Callable[[Sequence[Candidate], JudgeConfig, JudgeContext], list[Judgement]]
     texts: Mapping[str, tuple[str, ...]]
     highest: float  # scores run from 0 to this

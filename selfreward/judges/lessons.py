@@ -25,7 +25,8 @@ REASONS = (
 
 
 def score_lesson(rating: Rating, chat: Chat) -> Example:
-    """Of `expected`: the score token alone. A score between two is both of them, each by how near it is."""
+    """Of `expected`: the score token alone. A score between two is both of them, each by how near it is (two-hot, as
+    in arXiv 2403.03950, section 3)."""
     choices = rubric.score_choices(chat)
     below = min(math.floor(rating.score), rubric.HIGHEST - 1)
     asked = chat.render(rubric.build_message(rating.as_candidate(), "expected")) + choices.opening_ids

@@ -1,4 +1,5 @@
-"""Which of two answers is better, asked in both orders: a judge that likes the first place must not decide."""
+"""Which of two answers is better, asked in both orders: a judge that likes the first place must not decide (Zheng et
+al., arXiv 2306.05685, section 3.4)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfreward.judges import request
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.model.chat import Chat, Choices
 from selfreward.texts import fill, read_text
 
@@ -49,12 +50,12 @@ def answer_choices(chat: Chat) -> Choices:
     return chat.choices(OPENING, ["A", "B"])
 
 
-def prefer(duels: Sequence[Duel], bench: Bench) -> list[Preference]:
+def prefer(duels: Sequence[Duel], context: JudgeContext) -> list[Preference]:
     """What the judge prefers in each duel."""
-    chat = bench.engine.chat
+    chat = context.engine.chat
     choices = answer_choices(chat)
     prompts = [chat.render(message) + choices.opening_ids for duel in duels for message in build_messages(duel)]
-    logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
+    logprobs = context.engine.score(prompts, choices.choice_ids, context.adapter, context.advance)
     first_wins = [(1 + math.tanh((a - b) / 2)) / 2 for a, b in logprobs]  # the logistic function, which never overflows
     masses = [math.exp(a) + math.exp(b) for a, b in logprobs]
     orders = zip(first_wins[::2], first_wins[1::2], masses[::2], masses[1::2], strict=True)

@@ -15,7 +15,7 @@ from selfreward.config import JudgeConfig
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import VerdictError
 from selfreward.judges import request
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.model.chat import Chat, Choices
 from selfreward.records import Candidate, Judgement
 from selfreward.store import derive_seed
@@ -34,10 +34,10 @@ _MAY_GO_ON = re.compile(r"\.?|\W*/\s*")
 """After a number that a reply ends in: "Score: 4" may have become 4.5, and "Score: 4/" out of 10."""
 
 
-def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
+def judge(candidates: Sequence[Candidate], config: JudgeConfig, context: JudgeContext) -> list[Judgement]:
     """A judgement for each candidate. Equal answers to a prompt are judged once, so that they tie exactly."""
     modes = {"expected": _expected, "sampled": _sampled}
-    return modes[config.mode](candidates, config, bench)
+    return modes[config.mode](candidates, config, context)
 
 
 def build_message(candidate: Candidate, mode: str) -> str:
@@ -63,13 +63,13 @@ def parse(reply: str, *, finished: bool = True) -> float:
     return score
 
 
-def _expected(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
-    chat = bench.engine.chat
+def _expected(candidates: Sequence[Candidate], config: JudgeConfig, context: JudgeContext) -> list[Judgement]:
+    chat = context.engine.chat
     choices = score_choices(chat)
     messages = {_key(c): build_message(c, config.mode) for c in candidates}
     prompts = [chat.render(message) + choices.opening_ids for message in messages.values()]
-    logprobs = bench.engine.score(prompts, choices.choice_ids, bench.adapter, bench.advance)
-    bench.advance(len(candidates) - len(prompts), 0)
+    logprobs = context.engine.score(prompts, choices.choice_ids, context.adapter, context.advance)
+    context.advance(len(candidates) - len(prompts), 0)
     scored = {key: expected_score(row) for key, row in zip(messages, logprobs, strict=True)}
     judgements: list[Judgement] = []
     for candidate in candidates:
@@ -96,19 +96,19 @@ def expected_score(logprobs: Sequence[float]) -> tuple[float | None, float]:
     return math.fsum(value * weight for value, weight in enumerate(weights)) / mass, min(mass, 1.0)
 
 
-def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
-    chat = bench.engine.chat
+def _sampled(candidates: Sequence[Candidate], config: JudgeConfig, context: JudgeContext) -> list[Judgement]:
+    chat = context.engine.chat
     unique = {_key(c): c for c in candidates}
     requests = [
         SampleRequest(
             chat.render(build_message(candidate, config.mode)),
-            [derive_seed(bench.seed, "judge", *key, k) for k in range(config.samples)],
+            [derive_seed(context.seed, "judge", *key, k) for k in range(config.samples)],
         )
         for key, candidate in unique.items()
     ]
     decoding = Decoding(config.temperature, config.top_p, config.max_new_tokens)
-    sampled = bench.engine.sample(requests, decoding, bench.adapter, bench.advance)
-    bench.advance(len(candidates) - len(requests), 0)
+    sampled = context.engine.sample(requests, decoding, context.adapter, context.advance)
+    context.advance(len(candidates) - len(requests), 0)
     replies = {
         key: [(chat.decode(completion.token_ids), completion.finished) for completion in completions]
         for key, completions in zip(unique, sampled, strict=True)

@@ -7,19 +7,19 @@ from statistics import fmean
 
 from selfreward.config import JudgeConfig
 from selfreward.errors import ConfigError
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.records import Candidate, Judgement
 from selfreward.simulation import checks
 
 HIGHEST = 1
 
 
-def judge(candidates: Sequence[Candidate], config: JudgeConfig, bench: Bench) -> list[Judgement]:
+def judge(candidates: Sequence[Candidate], config: JudgeConfig, context: JudgeContext) -> list[Judgement]:
     """Scores of 0 to 1, the mean over a prompt's checks.
 
     Raises `ConfigError` for a prompt that carries nothing to check.
     """
-    bench.advance(len(candidates), 0)
+    context.advance(len(candidates), 0)
     return [
         Judgement(candidate.prompt_id, candidate.index, score, [score], [], None)
         for candidate, score in zip(candidates, scores(candidates), strict=True)

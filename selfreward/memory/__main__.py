@@ -41,7 +41,7 @@ def main() -> None:
         console.print(f"{cfg.model.name}, {cfg.model.dtype}" + (", nf4" if cfg.train.quantization == "nf4" else ""))
         plan = Plan(config, cfg, "cuda" if cfg.engine.device == "auto" else cfg.engine.device)
         if cfg.engine.device in ("auto", "cuda"):
-            console.print(cards_table(config, cfg, plan))
+            console.print(gpus_table(config, cfg, plan))
         plan.check()
         console.print(plan_table(plan))
     except MENDABLE as error:
@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit(exit_code(error))
 
 
-def cards_table(config: Any, cfg: RunConfig, like: Plan) -> Table:
+def gpus_table(config: Any, cfg: RunConfig, like: Plan) -> Table:
     """For cards of several sizes, how the work would be cut, or what it would take to fit."""
     table = Table(title="what fits, CUDA", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("GiB", "micro-batch", "checkpointing", "training", "sampling rows", "scoring tokens"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+SETTINGS_FILE = "adapter_config.json"
 
 
 @dataclass(frozen=True)

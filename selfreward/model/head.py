@@ -1,4 +1,5 @@
-"""Log-probabilities of given tokens under a frozen output layer, without ever holding the logits of all of them.
+"""Log-probabilities of given tokens under a frozen output layer, without ever holding the logits of all of them, as
+Liger Kernel computes a cross-entropy (arXiv 2410.10989).
 
 The gradient of log p(y | h) with respect to the hidden state h is W_y - sum_v p_v W_v. Both terms are known in the
 forward pass, chunk by chunk, so it computes the gradient there, keeps it (positions by hidden size), and throws the

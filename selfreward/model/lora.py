@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from selfreward.config import LoraConfig, listed
 from selfreward.errors import ConfigError, ModelError
-from selfreward.model.adapters import SETTINGS, WEIGHTS
+from selfreward.model.adapters import SETTINGS_FILE, WEIGHTS_FILE
 
 TRAINED = "default"  # the name of an adapter's layers: trl trains no other
 
@@ -60,9 +60,9 @@ def save_adapter(model: peft.PeftModel, folder: Path) -> None:
     """
     weights = peft.get_peft_model_state_dict(model, adapter_name=TRAINED)
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights.items()}
-    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+    (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
     settings = json.dumps(as_saved(model.peft_config[TRAINED]), indent=2, sort_keys=True)
-    (folder / SETTINGS).write_text(settings + "\n")
+    (folder / SETTINGS_FILE).write_text(settings + "\n")
 
 
 def read_settings(folder: Path) -> peft.LoraConfig:
@@ -77,7 +77,7 @@ def read_settings(folder: Path) -> peft.LoraConfig:
 def load_weights(model: peft.PeftModel, folder: Path) -> None:
     """Load an adapter's weights. Raises `ModelError` where they don't fit: of missing ones peft would only warn."""
     try:
-        result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS), adapter_name=TRAINED)
+        result: Any = set_peft_model_state_dict(model, load_file(folder / WEIGHTS_FILE), adapter_name=TRAINED)
     except RuntimeError as error:  # sizes that differ, one line each
         wrong = str(error).splitlines()[-1].strip()
         raise ModelError(f"{folder} does not fit the model ({wrong}): it was trained on another base") from error

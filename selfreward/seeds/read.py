@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from selfreward.config import DataConfig, SeedFileConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Demonstration, Rating
-from selfreward.rows import Skipped, collect, rows_of, too_long
+from selfreward.rows import THERE_ALREADY, Skipped, collect, rows_of, too_long
 from selfreward.seeds.formats import FORMATS
 
 Seed = TypeVar("Seed", Demonstration, Rating)
@@ -82,7 +82,7 @@ def _kept(read: Sequence[tuple[str, Seed]], most: int, skipped: Skipped) -> Iter
         elif len(scores[answer_key(seed)]) > 1:
             skipped.add("is rated in two ways", place)
         elif answer_key(seed) in known:
-            skipped.add("is there already", place)
+            skipped.add(THERE_ALREADY, place)
         else:
             known.add(answer_key(seed))
             yield place, seed

@@ -11,7 +11,17 @@ from typing import Any
 from selfreward.config import DataConfig, PromptsConfig
 from selfreward.errors import ConfigError
 from selfreward.records import Prompt, prompt_id
-from selfreward.rows import Row, RowError, Skipped, UnusedRowError, check_columns, collect, text_of, too_long
+from selfreward.rows import (
+    THERE_ALREADY,
+    Row,
+    RowError,
+    Skipped,
+    UnusedRowError,
+    check_columns,
+    collect,
+    text_of,
+    too_long,
+)
 from selfreward.simulation.checks import Check, dump
 from selfreward.simulation.final_answer import final_answer
 from selfreward.store.identity import Identity, derive_seed
@@ -143,7 +153,7 @@ def make_pool(rows: Iterable[Row], source: SourceIdentity, cfg: PromptsConfig, d
         if cfg.held_out_column is not None and row.get(cfg.held_out_column) == "held_out":
             marked.add(prompt.prompt_id)
         if prompt.prompt_id in found:
-            raise UnusedRowError("is there already")
+            raise UnusedRowError(THERE_ALREADY)
         found[prompt.prompt_id] = prompt
         return [prompt]
 

@@ -12,10 +12,11 @@ from selfreward.config import JudgeConfig
 from selfreward.conversation import first_message
 from selfreward.intervals import bootstrap_ratio
 from selfreward.judges import JUDGES
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
+from selfreward.judges.length import longer_wins
 from selfreward.records import Judgement, Rating
 from selfreward.stages.judgements import JudgementsIdentity
-from selfreward.stages.tools import Tools, cut, longer
+from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 ALIKE = 0.75
@@ -54,7 +55,7 @@ class RatedPair:
     @property
     def longer_agrees(self) -> float:
         """The same of a judge that prefers the longer answer."""
-        return longer(len(self.better), len(self.worse))
+        return longer_wins(len(self.better), len(self.worse))
 
     @property
     def alike(self) -> bool:
@@ -69,12 +70,12 @@ def agreement(config: AgreementIdentity, parents: Mapping[str, Artifact], work: 
     ratings = parents["ratings"].read(Rating)
     settings = JudgeConfig(**config.judging.judge)
     adapter = tools.adapter(parents["policy"]) if "policy" in parents else None
-    bench = Bench(tools.engine_of("judge"), adapter, work.seed, work.advance)
+    context = JudgeContext(tools.engine_of("judge"), adapter, work.seed, work.advance)
     by_prompt = [list(group) for _, group in groupby(ratings, key=lambda rating: rating.prompt_id)]
 
     def compute(shard: Sequence[list[Rating]]) -> list[Judgement]:
         answers = [rating.as_candidate(index) for group in shard for index, rating in enumerate(group)]
-        return JUDGES[settings.kind].judge(answers, settings, bench)
+        return JUDGES[settings.kind].judge(answers, settings, context)
 
     work.plan(len(ratings), "answers")
     judgements = work.shards(

@@ -8,12 +8,13 @@ from statistics import fmean
 
 from selfreward.hygiene.diversity import distinct_n
 from selfreward.intervals import Interval, bootstrap, length_controlled, sign_test
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
+from selfreward.judges.length import longer_wins
 from selfreward.judges.pairwise import Duel, Preference, prefer
 from selfreward.records import Candidate, Comparison, Judgement
 from selfreward.simulation.checks import load, passes
 from selfreward.stages.candidates import EngineIdentity
-from selfreward.stages.tools import Tools, cut, longer
+from selfreward.stages.tools import Tools, cut
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 DUELS_PER_SHARD = 32
@@ -55,11 +56,11 @@ def evaluate(config: EvaluationIdentity, parents: Mapping[str, Artifact], work: 
     baseline = {answer.prompt_id: answer for answer in parents["baseline"].read(Candidate)}
     metrics |= pass_gains(answers, baseline, config.bootstrap_samples, config.confidence, work.seed)
     adapter = tools.adapter(parents["judge"]) if "judge" in parents else None
-    bench = Bench(tools.engine_of("evaluation"), adapter, work.seed, lambda _, tokens: work.advance(0, tokens))
+    context = JudgeContext(tools.engine_of("evaluation"), adapter, work.seed, lambda _, tokens: work.advance(0, tokens))
 
     def compute(shard: Sequence[Candidate]) -> list[Comparison]:
         duels = [Duel(answer.prompt, answer.text, baseline[answer.prompt_id].text) for answer in shard]
-        preferences = prefer(duels, bench)
+        preferences = prefer(duels, context)
         work.advance(len(shard))
         return [
             _comparison(answer, baseline[answer.prompt_id], scores[answer.prompt_id], preference)
@@ -80,7 +81,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
     four that all go one way, as of a fair coin they do once in eight times, leave it no width.
     """
     wins = [comparison.win for comparison in comparisons]
-    longer_wins = [longer(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
+    by_length = [longer_wins(comparison.tokens, comparison.baseline_tokens) for comparison in comparisons]
     differing = [comparison for comparison in comparisons if comparison.text != comparison.baseline_text]
     agreeing = [(c.preference_first > 0.5) == (c.preference_second > 0.5) for c in differing]
     interval = bootstrap(wins, samples, confidence, seed)
@@ -97,7 +98,7 @@ def duel_metrics(comparisons: Sequence[Comparison], samples: int, confidence: fl
         "choice_mass": fmean(comparison.choice_mass for comparison in comparisons),
         "ties": wins.count(0.5),
         "order_agreement": fmean(agreeing) if agreeing else None,
-        "length_win_rate": fmean(longer_wins),
+        "length_win_rate": fmean(by_length),
         "controlled_win_rate": controlled,
         "controlled_win_rate_low": around.low if around else None,
         "controlled_win_rate_high": around.high if around else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfreward.config import JudgeConfig
 from selfreward.judges import JUDGES
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.records import Candidate, Judgement
 from selfreward.roles import Role, engine_settings
 from selfreward.stages.candidates import EngineIdentity
@@ -46,10 +46,10 @@ def judge(
     settings = JudgeConfig(**config.judge)
     chosen = JUDGES[settings.kind]
     by_prompt = [list(group) for _, group in groupby(candidates, key=lambda candidate: candidate.prompt_id)]
-    bench = Bench(tools.engine_of(role), adapter, work.seed, work.advance)
+    context = JudgeContext(tools.engine_of(role), adapter, work.seed, work.advance)
 
     def compute(shard: Sequence[list[Candidate]]) -> list[Judgement]:
-        return chosen.judge([candidate for group in shard for candidate in group], settings, bench)
+        return chosen.judge([candidate for group in shard for candidate in group], settings, context)
 
     work.plan(len(candidates), "candidates")
     asks_here = settings.asks_a_model and engine_settings(tools.cfg, role).kind == "hf"

@@ -9,10 +9,11 @@ from statistics import fmean
 
 from selfreward.config import PairsConfig
 from selfreward.errors import NoPairsError
+from selfreward.judges.length import longer_wins
 from selfreward.pairing import PAIRINGS
 from selfreward.pairing.base import Chosen, Scored
 from selfreward.records import Candidate, Judgement, PreferencePair
-from selfreward.stages.tools import Tools, longer
+from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Identity, Metrics, Stage, Work
 
 
@@ -97,7 +98,7 @@ def _metrics(pairs: Sequence[PreferencePair], prompts: int, ties: int, unscored:
         "score_margin": fmean(pair.chosen_score - pair.rejected_score for pair in pairs),
         "chosen_tokens": fmean(len(pair.chosen_ids) for pair in pairs),
         "rejected_tokens": fmean(len(pair.rejected_ids) for pair in pairs),
-        "longer_chosen_share": fmean(longer(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs),
+        "longer_chosen_share": fmean(longer_wins(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs),
     }
 
 

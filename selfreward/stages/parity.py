@@ -132,13 +132,13 @@ def _check(key: str, engine: EngineIdentity, policy: Artifact, off: float, most:
         mend = f"set {key}.merge_adapter=false"
     if share and not share.is_whole:
         raise ParityError(
-            f"{where}: it applies {share.share:.2f} of the adapter of {policy.reference} where training applies 1: it "
+            f"{where}: it applies {share.share:.2f} of the adapter of {policy.full_id} where training applies 1: it "
             "would answer as another policy; "
             + (f"set {key}.merge_adapter=false" if engine.merge_adapter else "look at how it loads adapters")
         )
     if not off <= most:
         raise ParityError(
-            f"{where}: under {policy.reference} its log-probabilities are {off:.3g} nats a token off those that "
+            f"{where}: under {policy.full_id} its log-probabilities are {off:.3g} nats a token off those that "
             f"training computes, more than {most:.3g}: it runs another model, or rounds otherwise; {mend}, or "
             f"raise {key}.parity_limit"
         )

@@ -12,7 +12,7 @@ from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.errors import ConfigError
 from selfreward.generation import WAYS
 from selfreward.generation.base import Ask
-from selfreward.generation.filters import length
+from selfreward.generation.filters import count_words
 from selfreward.records import Prompt, Proposal
 from selfreward.stages.candidates import EngineIdentity
 from selfreward.stages.tools import Tools, cut
@@ -54,8 +54,8 @@ def propose(config: ProposalsIdentity, parents: Mapping[str, Artifact], work: Wo
     seeds = [prompt.prompt for prompt in parents["seeds"].read(Prompt)]
     if not seeds:
         raise ConfigError("generation.kind", cfg.kind, "the source has no prompts to show; choose another for prompts")
-    shortest = min(map(length, seeds))
-    seeds = [text for text in seeds if length(text) <= cfg.most_words]
+    shortest = min(map(count_words, seeds))
+    seeds = [text for text in seeds if count_words(text) <= cfg.most_words]
     if not seeds:
         remedy = f"the source has no prompt as short as that to show; raise it to {shortest} or more"
         raise ConfigError("generation.most_words", cfg.most_words, remedy)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from selfreward.cap import available_gb, enforce_cap
 from selfreward.config import EngineConfig, MemoryConfig, RunConfig, SpeedConfig
 from selfreward.engines import ENGINES, Host
-from selfreward.model.adapters import SETTINGS, WEIGHTS, Adapter
+from selfreward.model.adapters import SETTINGS_FILE, WEIGHTS_FILE, Adapter
 from selfreward.pretrained import load
 from selfreward.roles import Role, engine_name, engine_settings, settings_key, settings_of
 from selfreward.sources.pool import Pool
@@ -133,9 +133,9 @@ class Tools:
 
         Its name tells of its weights: a server that knows those of a policy that was lost must load those made again.
         """
-        if WEIGHTS not in policy.manifest.files:
+        if WEIGHTS_FILE not in policy.manifest.files:
             return None
-        for name in (WEIGHTS, SETTINGS):
+        for name in (WEIGHTS_FILE, SETTINGS_FILE):
             policy.file(name)  # held against the manifest before it is used
         return Adapter(f"{policy.id}-{policy.manifest.content[:8]}", policy.path)
 
@@ -143,8 +143,3 @@ class Tools:
 def cut(items: list, size: int) -> list[list]:
     """`items` in runs of `size`; the last may be shorter."""
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def longer(length: int, other: int) -> float:
-    """What a judge that looks at length alone would say: 1 where the first is longer, 0 where shorter, else a half."""
-    return 0.5 if length == other else float(length > other)

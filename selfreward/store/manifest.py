@@ -55,7 +55,7 @@ class FileEntry:
 class Manifest:
     """An artifact's identity, parents, files, metrics and cost.
 
-    `parents` are references; `parent_contents` tell of which files each of them was made up then (`content`).
+    `parents` are full ids; `parent_contents` tell of which files each of them was made up then (`content`).
     """
 
     stage: str
@@ -72,7 +72,7 @@ class Manifest:
     git_revision: str | None = None
 
     @property
-    def reference(self) -> str:
+    def full_id(self) -> str:
         """`<stage>/<id>`, by which other manifests name it."""
         return f"{self.stage}/{self.id}"
 

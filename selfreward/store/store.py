@@ -37,9 +37,9 @@ class Artifact:
         return self.manifest.id
 
     @property
-    def reference(self) -> str:
+    def full_id(self) -> str:
         """`<stage>/<id>`, by which other manifests name it."""
-        return self.manifest.reference
+        return self.manifest.full_id
 
     @property
     def metrics(self) -> Metrics:
@@ -72,7 +72,7 @@ def digests(root: Path) -> dict[str, dict[str, str]]:
             artifact = Artifact(path.parent, manifest)
             for name in manifest.files:
                 artifact.file(name)  # holds the bytes against the manifest
-            found[artifact.reference] = {name: entry.sha256 for name, entry in manifest.files.items()}
+            found[artifact.full_id] = {name: entry.sha256 for name, entry in manifest.files.items()}
     return found
 
 
@@ -121,15 +121,15 @@ class Store(Generic[Tools]):
         Raises `ArtifactError` for one that was made from parents whose files are other ones now.
         """
         parents = parents or {}
-        references = {name: parent.reference for name, parent in parents.items()}
-        identifier = artifact_id(stage.name, stage.version, config, references, seed)
+        full_ids = {name: parent.full_id for name, parent in parents.items()}
+        identifier = artifact_id(stage.name, stage.version, config, full_ids, seed)
         folder = self.root / stage.name / identifier
         if manifest := self.group.broadcast(lambda: Manifest.read(folder)):
             return self._reuse(folder, manifest, parents)
         with self._locked(stage.name, identifier) if self.group.leads else nullcontext():
             if manifest := self.group.broadcast(lambda: Manifest.read(folder)):
                 return self._reuse(folder, manifest, parents)
-            manifest = self._make(stage, config, parents, references, seed, folder)
+            manifest = self._make(stage, config, parents, full_ids, seed, folder)
         self.observer.finished(manifest, reused=False)
         return Artifact(folder, manifest)
 
@@ -138,7 +138,7 @@ class Store(Generic[Tools]):
             if content != parents[name].manifest.content:
                 made = " ".join(map(str, self._made_from(manifest)))
                 raise ArtifactError(
-                    f"{manifest.reference} was made from other files of {manifest.parents[name]} than are there now: "
+                    f"{manifest.full_id} was made from other files of {manifest.parents[name]} than are there now: "
                     f"remove {made} to make again all that comes of it"
                 )
         if self.group.leads:
@@ -151,7 +151,7 @@ class Store(Generic[Tools]):
         stage: Stage[Config, Tools],
         config: Config,
         parents: Mapping[str, Artifact],
-        references: dict[str, str],
+        full_ids: dict[str, str],
         seed: int | None,
         folder: Path,
     ) -> Manifest:
@@ -169,7 +169,7 @@ class Store(Generic[Tools]):
                 stage_version=stage.version,
                 id=folder.name,
                 config=plain(config),
-                parents=references,
+                parents=full_ids,
                 seed=seed,
                 files=work.files(),
                 metrics=metrics,
@@ -190,10 +190,10 @@ class Store(Generic[Tools]):
         for path in sorted(self.root.glob("*/*/manifest.json")):
             with suppress(ArtifactError):  # one that is damaged is of no concern here
                 others += filter(None, [Manifest.read(path.parent)])
-        found = [manifest.reference]
-        for reference in found:  # which grows
-            found += [m.reference for m in others if reference in m.parents.values() and m.reference not in found]
-        return [self.root / reference for reference in found]
+        found = [manifest.full_id]
+        for full_id in found:  # which grows
+            found += [m.full_id for m in others if full_id in m.parents.values() and m.full_id not in found]
+        return [self.root / full_id for full_id in found]
 
     @contextmanager
     def _locked(self, stage: str, identifier: str) -> Iterator[None]:

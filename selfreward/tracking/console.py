@@ -22,7 +22,7 @@ from selfreward.cap import GIB
 from selfreward.store import Manifest
 from selfreward.tracking.descriptions import describe, judged_by
 from selfreward.tracking.metrics import Iteration, conclusion, cost, pass_metrics, summary
-from selfreward.tracking.numbers import decimal, percent
+from selfreward.tracking.numbers import NOT_MEASURED, decimal, percent
 
 _PIPE_WIDTH = 110  # where no terminal says how wide it is
 _LINE_SECONDS = 60  # between lines about a stage at work, where no terminal can show a bar
@@ -235,7 +235,7 @@ def win_rate(iteration: Iteration) -> str:
 def _shares(metrics: Mapping[str, Any], name: str) -> str:
     """A share with its interval; a dash where it was not measured."""
     if metrics.get(name) is None:
-        return "–"
+        return NOT_MEASURED
     low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
     return percent(metrics[name]) + ("" if low is None else f" [{100 * low:.0f}, {100 * high:.0f}]")
 

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from selfreward.config import TrackingConfig
 from selfreward.errors import ConfigError, first_line
-from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import Iteration, summary
+from selfreward.tracking.shown_prompts import shown_prompts
 
 _FINISH_SECONDS = 120
 _LONGEST_GROUP = 128  # characters that W&B takes
@@ -142,8 +142,8 @@ def example_rows(number: int, iteration: Iteration, prompts: int) -> list[list[A
     """The candidates of the iteration's first prompts, the best of each first, with their scores and roles."""
     return [
         [number, one.prompt, a.candidate.text, a.judgement.score, len(a.candidate.token_ids), a.role]
-        for one in find_examples(iteration, prompts)
-        for a in one.answers
+        for one in shown_prompts(iteration, prompts)
+        for a in one.candidates
     ]
 
 

@@ -144,7 +144,7 @@ def memory(iteration: Iteration) -> dict[str, float]:
 
 def cost(iteration: Iteration) -> Cost:
     """What the iteration's artifacts took to make, whenever they were made; one under two names was made once."""
-    made = {artifact.reference: artifact.manifest.cost for artifact in iteration.values()}
+    made = {artifact.full_id: artifact.manifest.cost for artifact in iteration.values()}
     return sum(made.values(), Cost())
 
 
@@ -165,9 +165,9 @@ def separate_judge(judged: Manifest) -> str | None:
     return judged.config["engine"]["model"]
 
 
-def references(iteration: Iteration) -> dict[str, Any]:
+def full_ids(iteration: Iteration) -> dict[str, Any]:
     """Each artifact's `<stage>/<id>`."""
-    return {name: artifact.reference for name, artifact in iteration.items()}
+    return {name: artifact.full_id for name, artifact in iteration.items()}
 
 
 def _training(metrics: Mapping[str, Any]) -> dict[str, float]:

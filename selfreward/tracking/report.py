@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from selfreward.records import Comparison
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards
-from selfreward.tracking.examples import find_examples
 from selfreward.tracking.metrics import (
     PASS_RATE,
     Iteration,
     conclusion,
+    full_ids,
     pass_categories,
     pass_metrics,
-    references,
     separate_judge,
     summary,
 )
+from selfreward.tracking.numbers import NOT_MEASURED, percent
+from selfreward.tracking.shown_prompts import shown_prompts
 
-NOTHING = "\N{EN DASH}"  # in the place of what was not measured
 ARROW = "\N{RIGHTWARDS ARROW}"
 
 
@@ -43,7 +44,7 @@ class Column:
     def cell(self, metrics: Mapping[str, float]) -> str:
         """The text for one iteration."""
         if any(name not in metrics for name in self.names):
-            return NOTHING
+            return NOT_MEASURED
         star = " *" if metrics.get(self.shown) else ""
         return _spaced(self.layout.format(*(self.scale * metrics[name] for name in self.names)) + star)
 
@@ -147,16 +148,16 @@ def write_report(
             rows=rows,
             charts=[*charts.over_iterations(iterations), *charts.distributions(iterations)] if iterations[1:] else [],
             trained=iterations[1:],
-            examples=[find_examples(iteration, examples) for iteration in iterations[1:]],
+            examples=[shown_prompts(iteration, examples) for iteration in iterations[1:]],
             comparisons=comparisons,
             duels=[(duel, duel_outcome(duel, f"policy {len(iterations) - 1}")) for duel in comparisons[:examples]],
             cards=data_cards(iterations, examples),
             duel_chart=charts.duels(comparisons) if comparisons else None,
             settings=list(flatten(settings)),
             artifacts=[
-                (t, name, reference, iteration[name].manifest)
+                (t, name, full_id, iteration[name].manifest)
                 for t, iteration in enumerate(iterations)
-                for name, reference in references(iteration).items()
+                for name, full_id in full_ids(iteration).items()
             ],
         )
     )
@@ -254,13 +255,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", text
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """A share as a percentage."""
-    return _spaced(f"{share:.{digits}%}")
-
-
 def _spaced(text: str) -> str:
-    return text.replace("%", "\N{NO-BREAK SPACE}%")
+    """With a space before each percent sign, at which no line breaks."""
+    return re.sub(" ?%", "\N{NO-BREAK SPACE}%", text)
 
 
 def _environment() -> Environment:
@@ -272,5 +269,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = lambda share, digits=0: _spaced(percent(share, digits))
     return environment

@@ -18,10 +18,10 @@ from selfreward.store import Artifact, Manifest
 from selfreward.store.identity import digest
 from selfreward.store.manifest import write_atomically
 from selfreward.tracking.data_card import data_cards, markdown
-from selfreward.tracking.metrics import Iteration, references
+from selfreward.tracking.metrics import Iteration, full_ids
 
 LINEAGE = "lineage.json"
-SETTINGS = "config.json"
+SETTINGS_FILE = "config.json"
 SHOWN = "shown.json"
 CARD = "data_card.md"
 LOG = "run.log"
@@ -57,7 +57,7 @@ def ending_logged(folder: Path) -> Iterator[None]:
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Keep the resolved configuration."""
-    write_atomically(folder / SETTINGS, json.dumps(settings, indent=2, ensure_ascii=False).encode())
+    write_atomically(folder / SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False).encode())
 
 
 def link(folder: Path, iterations: Sequence[Iteration]) -> None:
@@ -116,7 +116,7 @@ def mark(iterations: Sequence[Iteration], *how: Any) -> str:
     """A digest of these iterations and of how they are shown. An artifact that was lost and made again may hold other
     numbers under its id."""
     made = [
-        [name, one.reference, one.manifest.content, json.dumps(one.metrics)]
+        [name, one.full_id, one.manifest.content, json.dumps(one.metrics)]
         for i in iterations
         for name, one in i.items()
     ]
@@ -141,4 +141,4 @@ def _shown(folder: Path) -> dict[str, list[str]]:
 
 
 def _lineage(iterations: Sequence[Iteration]) -> bytes:
-    return json.dumps([references(iteration) for iteration in iterations], indent=2).encode()
+    return json.dumps([full_ids(iteration) for iteration in iterations], indent=2).encode()

@@ -23,9 +23,9 @@ from selfreward.records import PreferencePair, ReferenceLogprobs
 from selfreward.store import Metrics, Work
 from selfreward.training.forward import fast_forward
 from selfreward.training.losses import LOSSES, STARTS_AT_LN_2
+from selfreward.training.pair_trainer import PairTrainer
 from selfreward.training.reference import PARITY_TOLERANCE, check_parity
 from selfreward.training.session import adapter_kept, arguments, fit
-from selfreward.training.trainer import PairTrainer
 
 _REFERENCE = "ref"  # the adapter name under which trl keeps a copy as the reference
 

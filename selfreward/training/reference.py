@@ -25,9 +25,9 @@ _ROUNDINGS = 2.0
 """How many times as far off as training is off itself others may be: two that only round are about once."""
 _CHECKED_PAIRS = 2
 
-Answers = tuple[list[int], list[int], list[int]]
+AnswerPair = tuple[list[int], list[int], list[int]]
 """The tokens of a prompt and of two answers to it."""
-Logprobs = tuple[list[float], list[float]]
+LogprobPair = tuple[list[float], list[float]]
 """The log-probability of each token of either answer."""
 
 
@@ -53,16 +53,16 @@ def compute_references(
 def compute_logprobs(
     model: Any,
     tokenizer: Any,
-    answers: Sequence[Answers],
+    answers: Sequence[AnswerPair],
     speed: SpeedConfig,
     tokens: int,
     advance: Callable[[int, int], None],
     group: Group = ALONE,
-) -> list[Logprobs]:
+) -> list[LogprobPair]:
     """As `compute_references`, of any two answers to each prompt."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     model.eval()
-    found: dict[int, Logprobs] = {}
+    found: dict[int, LogprobPair] = {}
     with forward_kept(base):
         add_fused_lm_head(base)
         with fast_forward(base, speed):
@@ -74,14 +74,14 @@ def compute_logprobs(
     return [found[i] for i in range(len(answers))]
 
 
-def score_references(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
+def _score_pairs(model: Any, tokenizer: Any, pairs: Sequence[PreferencePair]) -> list[ReferenceLogprobs]:
     """Log-probabilities of a batch of pairs by a model that answers trl's `fused_lm_head` calls."""
     scored = _score(model, tokenizer, [_answers(pair) for pair in pairs])
     return [_reference(pair, logprobs) for pair, logprobs in zip(pairs, scored, strict=True)]
 
 
 @torch.no_grad()
-def _score(model: Any, tokenizer: Any, answers: Sequence[Answers]) -> list[Logprobs]:
+def _score(model: Any, tokenizer: Any, answers: Sequence[AnswerPair]) -> list[LogprobPair]:
     rows = [{"prompt_ids": prompt, "chosen_ids": one, "rejected_ids": other} for prompt, one, other in answers]
     inputs = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)(rows)
     inputs = {name: values.to(model.device) for name, values in inputs.items()}
@@ -109,8 +109,8 @@ def check_parity(
     Returns the mean absolute difference in nats a token. Raises `TrainingError` where it is beyond `tolerance`.
     """
     both = sorted(zip(pairs, references, strict=True), key=lambda both: _tokens(_answers(both[0])))[:_CHECKED_PAIRS]
-    again = score_references(model, tokenizer, [pair for pair, _ in both])
-    alone = [score_references(model, tokenizer, [pair])[0] for pair, _ in both]
+    again = _score_pairs(model, tokenizer, [pair for pair, _ in both])
+    alone = [_score_pairs(model, tokenizer, [pair])[0] for pair, _ in both]
     off = fmean(difference(given, now) for (_, given), now in zip(both, again, strict=True))
     limit = tolerance(model.dtype, fmean(map(difference, again, alone)))
     if not off <= limit:
@@ -132,13 +132,13 @@ def difference(one: ReferenceLogprobs, other: ReferenceLogprobs) -> float:
     return fmean(abs(a - b) for a, b in zip(one.chosen + one.rejected, other.chosen + other.rejected, strict=True))
 
 
-def _answers(pair: PreferencePair) -> Answers:
+def _answers(pair: PreferencePair) -> AnswerPair:
     return pair.prompt_ids, pair.chosen_ids, pair.rejected_ids
 
 
-def _reference(pair: PreferencePair, logprobs: Logprobs) -> ReferenceLogprobs:
+def _reference(pair: PreferencePair, logprobs: LogprobPair) -> ReferenceLogprobs:
     return ReferenceLogprobs(pair.prompt_id, pair.chosen_index, pair.rejected_index, *logprobs)
 
 
-def _tokens(answers: Answers) -> int:
+def _tokens(answers: AnswerPair) -> int:
     return sum(map(len, answers))

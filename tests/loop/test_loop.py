@@ -55,9 +55,9 @@ def test_policies_differ_and_each_names_its_parent(tiny_config: RunConfig) -> No
     weights = [i["policy"].manifest.files["adapter_model.safetensors"].sha256 for i in made[1:]]
     assert len(set(weights)) == 3
     for earlier, later in itertools.pairwise(made):
-        assert later["policy"].manifest.parents["policy"] == earlier["policy"].reference
-        assert later["candidates"].manifest.parents["policy"] == earlier["policy"].reference
-        assert later["references"].manifest.parents["policy"] == earlier["policy"].reference
+        assert later["policy"].manifest.parents["policy"] == earlier["policy"].full_id
+        assert later["candidates"].manifest.parents["policy"] == earlier["policy"].full_id
+        assert later["references"].manifest.parents["policy"] == earlier["policy"].full_id
 
 
 def test_iterations_take_different_prompts_and_none_that_is_held_out(tiny_config: RunConfig) -> None:
@@ -106,7 +106,7 @@ def test_with_the_base_as_reference_a_later_iteration_begins_away_from_it(tiny_c
     tiny_config.train.learning_rate = 1e-2
     made = run_loop(tiny_config)
     assert abs(made[2]["policy"].metrics["loss"][0] - math.log(2)) > 1e-4
-    assert [i["references"].manifest.parents["policy"] for i in made[1:]] == [made[0]["policy"].reference] * 2
+    assert [i["references"].manifest.parents["policy"] for i in made[1:]] == [made[0]["policy"].full_id] * 2
 
 
 def test_a_sweep_over_beta_samples_judges_and_scores_the_reference_once(tiny_config: RunConfig) -> None:

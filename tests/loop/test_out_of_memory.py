@@ -17,7 +17,7 @@ from selfreward.errors import OutOfMemoryError
 from selfreward.explain import explain
 from selfreward.loop import loop
 from selfreward.model.model_files import identify
-from selfreward.training.trainer import PairTrainer
+from selfreward.training.pair_trainer import PairTrainer
 from tests.loop.helpers import Recorder, make_store
 from tests.training import EIGHT_PAIRS, InStage, assert_same, pair, settings, train_config, train_in_stage
 

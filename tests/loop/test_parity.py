@@ -62,7 +62,7 @@ def test_the_engine_in_this_process_agrees_with_training_under_every_policy(tiny
         metrics = iteration["parity"].metrics
         assert metrics["difference"] <= metrics["largest_difference"] < 1e-4
         assert metrics["rounding"] < 1e-5
-        assert iteration["parity"].manifest.parents["policy"] == iteration["policy"].reference
+        assert iteration["parity"].manifest.parents["policy"] == iteration["policy"].full_id
     assert [i["parity"].metrics["adapter_share"] for i in iterations] == [None, *[pytest.approx(1, abs=1e-2)] * 2]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from selfreward.config import LoraConfig
 from selfreward.training.forward import fast_forward
-from selfreward.training.trainer import PairTrainer
+from selfreward.training.pair_trainer import PairTrainer
 from tests.training import (
     EIGHT_PAIRS,
     assert_same,

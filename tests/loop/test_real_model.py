@@ -13,7 +13,7 @@ from selfreward.compose import compose_run
 from selfreward.engines.base import Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.model import model_files
-from selfreward.model.adapters import WEIGHTS, Adapter
+from selfreward.model.adapters import WEIGHTS_FILE, Adapter
 from selfreward.model.models import Models
 from selfreward.records import Candidate, Judgement
 from selfreward.run import run
@@ -33,7 +33,7 @@ def test_two_iterations_on_the_real_model(tmp_path: Path) -> None:
     assert digests(tmp_path / "outputs" / "artifacts")
 
     first, second = (folder / "iterations" / number / "policy" for number in ("1", "2"))
-    weights = [load_file(policy / WEIGHTS) for policy in (first, second)]
+    weights = [load_file(policy / WEIGHTS_FILE) for policy in (first, second)]
     assert weights[0].keys() == weights[1].keys()
     assert any((weights[0][name] != weights[1][name]).any() for name in weights[0])
 

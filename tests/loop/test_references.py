@@ -158,8 +158,8 @@ def test_they_are_made_under_the_previous_policy(tiny_config: RunConfig) -> None
     tiny_config.iteration = 2
     made = run_loop(tiny_config)
     for earlier, later in itertools.pairwise(made):
-        assert later["references"].manifest.parents["policy"] == earlier["policy"].reference
-        assert later["policy"].manifest.parents["references"] == later["references"].reference
+        assert later["references"].manifest.parents["policy"] == earlier["policy"].full_id
+        assert later["policy"].manifest.parents["references"] == later["references"].full_id
         pairs = later["pairs"].read(PreferencePair)
         found = later["references"].read(ReferenceLogprobs)
         keys = [(p.prompt_id, p.chosen_index, p.rejected_index) for p in pairs]
@@ -178,7 +178,7 @@ def test_with_reference_base_they_are_made_under_policy_0(tiny_config: RunConfig
     tiny_config.train.learning_rate = 1e-2
     made = run_loop(tiny_config)
     for iteration in made[1:]:
-        assert iteration["references"].manifest.parents["policy"] == made[0]["policy"].reference
+        assert iteration["references"].manifest.parents["policy"] == made[0]["policy"].full_id
         assert iteration["policy"].metrics["reference_parity"] < 1e-5
     assert made[2]["references"].metrics["recorded_difference"] > 1e-3  # policy 1 sampled
 

@@ -15,7 +15,7 @@ from selfreward.engines.base import Advance
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ConfigError, ParityError, ServerError
 from selfreward.judges import rubric
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.judges.pairwise import Duel, prefer
 from selfreward.kinds import check_settings
 from selfreward.model.adapters import Adapter
@@ -56,8 +56,8 @@ def scores(artifact: Artifact) -> list[float | None]:
 
 def expected(candidates: Artifact, cfg: RunConfig, engine: HFEngine, adapter: Adapter | None = None) -> list[Any]:
     """The scores that `engine` gives when it is asked alone."""
-    bench = Bench(engine, adapter, cfg.seed, lambda *_: None)
-    judgements = rubric.judge(candidates.read(Candidate), cfg.judge, bench)
+    context = JudgeContext(engine, adapter, cfg.seed, lambda *_: None)
+    judgements = rubric.judge(candidates.read(Candidate), cfg.judge, context)
     return [pytest.approx(judgement.score, abs=1e-4) for judgement in judgements]
 
 
@@ -129,7 +129,7 @@ def test_an_outside_judge_scores_held_out_answers_and_decides_duels_and_policies
         assert scores(iteration["held_out_judgements"]) == expected(held_out, tiny_config, outside)
     duels = first["evaluation"].read(Comparison)
     asked = [Duel(duel.prompt, duel.text, duel.baseline_text) for duel in duels]
-    preferred = prefer(asked, Bench(outside, None, 0, lambda *_: None))
+    preferred = prefer(asked, JudgeContext(outside, None, 0, lambda *_: None))
     given = [(duel.preference_first, duel.preference_second, duel.choice_mass) for duel in duels]
     assert given == [pytest.approx((p.first, p.second, p.mass), abs=1e-4) for p in preferred]
     own = make_store(tiny_config).tools.engine_of("judge")

@@ -14,7 +14,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from selfreward.config import LoraConfig, RunConfig, artifacts_dir
 from selfreward.errors import TrainingError
-from selfreward.model.adapters import WEIGHTS
+from selfreward.model.adapters import WEIGHTS_FILE
 from selfreward.model.lora import TRAINED
 from selfreward.model.models import Models
 from selfreward.records import PreferencePair
@@ -95,7 +95,7 @@ def test_training_goes_on_from_the_previous_policy_byte_for_byte_and_holds_no_ot
     """trl would keep a copy of the adapter as the reference; ours is in the log-probabilities that it is given."""
     made = run_loop(tiny_config)[1]
     tools = make_store(tiny_config).tools
-    previous = load_file(made["policy"].path / WEIGHTS)
+    previous = load_file(made["policy"].path / WEIGHTS_FILE)
     pairs = made["pairs"].read(PreferencePair)
     with tools.models.trainable(tools.adapter(made["policy"]), tiny_config.train.lora, 0) as model:
         our_trainer(model, tools.models.chat.tokenizer, pairs, settings(tiny_config.train), tmp_path)

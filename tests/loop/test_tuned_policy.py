@@ -106,7 +106,7 @@ def test_no_prompt_to_measure_by_is_learned_from(people: RunConfig) -> None:
 def test_the_loop_goes_on_from_the_tuned_policy_which_judges_and_opposes(people: RunConfig) -> None:
     people.iteration = 1
     first, second = run_loop(people)
-    tuned_to = first["policy"].reference
+    tuned_to = first["policy"].full_id
     assert second["candidates"].manifest.parents["policy"] == tuned_to
     assert second["policy"].manifest.parents["reference"] == tuned_to
     assert second["evaluation"].manifest.parents["judge"] == tuned_to
@@ -128,10 +128,10 @@ def test_an_independent_judge_learns_from_ratings_that_no_policy_learns_from(peo
     kept = {row.prompt for row in first["independent_judge_ratings"].read(Rating)}
     assert kept and not learned & kept
     for judged, parent in (("evaluation", "judge"), ("held_out_judgements", "policy")):
-        assert second[judged].manifest.parents[parent] == first["independent_judge"].reference
-    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
+        assert second[judged].manifest.parents[parent] == first["independent_judge"].full_id
+    assert second["judgements"].manifest.parents["policy"] == first["policy"].full_id
     assert separate_judge(second["evaluation"].manifest) == "an independent judge"
-    assert first["independent_judge_agreement"].manifest.parents["policy"] == first["independent_judge"].reference
+    assert first["independent_judge_agreement"].manifest.parents["policy"] == first["independent_judge"].full_id
 
 
 def test_an_independent_judge_learns_from_all_ratings_kept_for_it_whatever_policy_0_learns(people: RunConfig) -> None:
@@ -181,13 +181,13 @@ def test_answers_kept_apart_show_how_likely_each_policy_finds_them(people: RunCo
 def test_policy_0_is_the_reference_of_every_iteration_where_it_is_asked_for(people: RunConfig) -> None:
     people.iteration, people.train.reference = 2, "policy_0"
     first, _, third = run_loop(people)
-    assert third["policy"].manifest.parents["reference"] == first["policy"].reference
+    assert third["policy"].manifest.parents["reference"] == first["policy"].full_id
 
 
 def test_a_tuned_policy_0_is_held_against_training_with_its_adapter(people: RunConfig) -> None:
     people.tuning.epochs = MANY
     (made,) = run_loop(people)
-    assert made["parity"].manifest.parents["policy"] == made["policy"].reference
+    assert made["parity"].manifest.parents["policy"] == made["policy"].full_id
     assert made["parity"].metrics["adapter_share"] == pytest.approx(1, abs=0.1)
 
 

@@ -72,7 +72,7 @@ def test_later_iterations_write_other_prompts_and_are_shown_the_earlier_ones(wri
     _, first, second = run_loop(writing, recorder)
     one, other = ({p.prompt for p in made["source"].read(Prompt)} for made in (first, second))
     assert not one & other
-    assert second["source"].manifest.parents["iteration_1"] == first["source"].reference
+    assert second["source"].manifest.parents["iteration_1"] == first["source"].full_id
     assert one <= {text for proposal in second["proposals_0"].read(Proposal) for text in proposal.shown}
 
 
@@ -194,7 +194,7 @@ def test_documents_may_be_rephrased_and_measured_alone(reading: RunConfig) -> No
     chunks = made["chunks"].read(Chunk)
     rephrased = {one.chunk_id for one in made["rephrasings"].read(Rephrasing)}
     assert rephrased == {chunk.chunk_id for chunk in chunks if not chunk.held_out}
-    assert made["policy"].reference == made["rephrasings"].manifest.parents["policy"]
+    assert made["policy"].full_id == made["rephrasings"].manifest.parents["policy"]
 
 
 def _ends(chunks: list[Chunk]) -> int:

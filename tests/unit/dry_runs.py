@@ -14,7 +14,7 @@ from selfreward.sources import SOURCES
 from selfreward.stages.tools import Tools
 from selfreward.store import Artifact, Cost, Manifest, Stage, Store
 from selfreward.store.identity import artifact_id
-from selfreward.tracking.metrics import references
+from selfreward.tracking.metrics import full_ids
 
 ANSWERS, SCORES, EVALUATION = "held_out_candidates", "held_out_judgements", "evaluation"
 HELD_OUT = {ANSWERS, SCORES, EVALUATION}
@@ -33,11 +33,11 @@ class DryStore(Store[Tools]):
         parents: Mapping[str, Artifact] | None = None,
         seed: int | None = None,
     ) -> Artifact:
-        references = {name: parent.reference for name, parent in (parents or {}).items()}
-        identifier = artifact_id(stage.name, stage.version, config, references, seed)
+        full_ids = {name: parent.full_id for name, parent in (parents or {}).items()}
+        identifier = artifact_id(stage.name, stage.version, config, full_ids, seed)
         enough: dict[str, Any] = dict.fromkeys(("came", "prompts"), self.tools.cfg.prompts.per_iteration)
         enough["complaint"] = None
-        manifest = Manifest(stage.name, stage.version, identifier, None, references, seed, {}, enough, Cost())
+        manifest = Manifest(stage.name, stage.version, identifier, None, full_ids, seed, {}, enough, Cost())
         return Artifact(Path(), manifest)
 
 
@@ -51,7 +51,7 @@ def iterations(cfg: RunConfig) -> list[Iteration]:
 
 def artifacts(cfg: RunConfig) -> list[dict[str, str]]:
     """The same, as `<stage>/<id>` by the artifact's name."""
-    return [references(iteration) for iteration in iterations(cfg)]
+    return [full_ids(iteration) for iteration in iterations(cfg)]
 
 
 def moved(before: list[dict[str, str]], after: list[dict[str, str]]) -> list[set[str]]:

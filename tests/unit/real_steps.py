@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-LATENT = {
+LATENT: dict[str, Any] = {
     "q_lora_rank": 16,
     "kv_lora_rank": 8,
     "qk_rope_head_dim": 8,

@@ -14,7 +14,7 @@ from selfreward.config import LoraConfig
 from selfreward.engines.base import Decoding
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import ConfigError, ModelError
-from selfreward.model.adapters import SETTINGS, WEIGHTS, Adapter
+from selfreward.model.adapters import SETTINGS_FILE, WEIGHTS_FILE, Adapter
 from selfreward.model.lora import save_adapter
 from selfreward.model.models import Models
 from tests.adapters import LORA, train
@@ -102,7 +102,7 @@ def test_one_adapter_is_held_at_a_time_also_where_their_settings_differ(
     for adapter, expected in [*zip(adapters, alone, strict=True), (adapters[0], alone[0])]:
         assert logprobs(engine, adapter) == expected
         held = {name: tensor for name, tensor in models.base.state_dict().items() if "lora_" in name}
-        on_disk = load_file(adapter.folder / WEIGHTS)
+        on_disk = load_file(adapter.folder / WEIGHTS_FILE)
         assert sum(tensor.numel() for tensor in held.values()) == sum(tensor.numel() for tensor in on_disk.values())
 
 
@@ -130,7 +130,7 @@ def test_an_adapter_is_the_low_rank_product_that_its_files_hold(
 ) -> None:
     adapter = train(models, tmp_path / "one")
     found = logprobs(engine, adapter)
-    factors = load_file(adapter.folder / WEIGHTS)
+    factors = load_file(adapter.folder / WEIGHTS_FILE)
     other = Models(models.folder, "float32", "cpu")
     for name, weight in other.base.state_dict().items():
         key = "base_model.model." + name.removesuffix(".weight")
@@ -163,15 +163,15 @@ def test_training_goes_on_from_the_adapter_it_is_given(models: Models, tmp_path:
     previous = train(models, tmp_path / "one")
     with models.trainable(previous, LoraConfig(), seed=9) as model:
         save_adapter(model, tmp_path)
-    assert (tmp_path / WEIGHTS).read_bytes() == (previous.folder / WEIGHTS).read_bytes()
-    assert (tmp_path / SETTINGS).read_bytes() == (previous.folder / SETTINGS).read_bytes()
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == (previous.folder / WEIGHTS_FILE).read_bytes()
+    assert (tmp_path / SETTINGS_FILE).read_bytes() == (previous.folder / SETTINGS_FILE).read_bytes()
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_others(tiny_model: Path, tmp_path: Path) -> None:
     made = []
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
         adapter = train(Models(tiny_model, "float32", "cpu"), tmp_path / name, seed)
-        made.append([(adapter.folder / file).read_bytes() for file in (WEIGHTS, SETTINGS)])
+        made.append([(adapter.folder / file).read_bytes() for file in (WEIGHTS_FILE, SETTINGS_FILE)])
     assert made[0] == made[1]
     assert made[0] != made[2]
 
@@ -278,7 +278,7 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused_each_time_it_is_asked
     engine: HFEngine, models: Models, tmp_path: Path, spoil: Callable[[Tensors], Tensors]
 ) -> None:
     adapter = train(models, tmp_path / "one")
-    save_file(spoil(load_file(adapter.folder / WEIGHTS)), adapter.folder / WEIGHTS)
+    save_file(spoil(load_file(adapter.folder / WEIGHTS_FILE)), adapter.folder / WEIGHTS_FILE)
     for _ in range(2):
         with pytest.raises(ModelError, match=f"{adapter.folder} does not fit the model"):
             logprobs(engine, adapter)
@@ -289,7 +289,7 @@ def test_training_does_not_go_on_from_an_adapter_that_does_not_fit(
     models: Models, tmp_path: Path, spoil: Callable[[Tensors], Tensors]
 ) -> None:
     adapter = train(models, tmp_path / "one")
-    save_file(spoil(load_file(adapter.folder / WEIGHTS)), adapter.folder / WEIGHTS)
+    save_file(spoil(load_file(adapter.folder / WEIGHTS_FILE)), adapter.folder / WEIGHTS_FILE)
     with pytest.raises(ModelError, match="does not fit the model"), models.trainable(adapter, LORA, seed=0):
         pass
 

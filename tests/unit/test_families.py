@@ -23,10 +23,15 @@ from tests.unit.planning import default
 from tests.unit.real_steps import LATENT, SMALL
 
 
+def configured(kind: str, **others: Any) -> Any:
+    """The settings of a small one."""
+    return getattr(transformers, f"{kind}Config")(**SMALL | others)
+
+
 def made(kind: str, dtype: torch.dtype = torch.float32, **others: Any) -> Any:
     """A small model with random weights, its attention's own parameters too."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**SMALL | {"num_hidden_layers": 4} | others)
+    config = configured(kind, **{"num_hidden_layers": 4} | others)
     model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -84,12 +89,11 @@ def test_answers_of_models_with_other_layers_grow_as_if_computed_whole(kind: str
     [("Llama", "cuda", "sdpa"), ("Llama", "cpu", "eager"), ("Gemma2", "cuda", "eager"), ("GptOss", "cuda", "eager")],
 )
 def test_a_model_that_has_no_fused_attention_takes_none(kind: str, device: str, attention: str) -> None:
-    config = getattr(transformers, f"{kind}Config")()
-    assert pick_attention(torch.device(device), config) == attention
+    assert pick_attention(torch.device(device), configured(kind)) == attention
 
 
 def test_its_memory_on_a_gpu_is_planned_so_too() -> None:
-    config = transformers.Gemma2Config(**SMALL | {"head_dim": 16})
+    config = configured("Gemma2", head_dim=16)
     skeleton = Skeleton(config, "bfloat16", LoraConfig(), eager=False)
     assert skeleton.is_traceable
     assert skeleton.training_bytes([(20, 10, 10)], checkpointing=False) > 0
@@ -97,14 +101,14 @@ def test_its_memory_on_a_gpu_is_planned_so_too() -> None:
 
 def test_keys_and_values_are_counted_by_their_own_sizes() -> None:
     """As of DeepSeek, whose `head_dim` is that of positions alone."""
-    config = transformers.DeepseekV3Config(**SMALL | LATENT | {"qk_nope_head_dim": 24, "v_head_dim": 16})
+    config = configured("DeepseekV3", **LATENT | {"qk_nope_head_dim": 24, "v_head_dim": 16})
     costs = Plan(config, default(model__dtype="bfloat16"), "cpu").costs
     assert costs.cache_bytes(10) == 10 * 4 * (8 + 24 + 16) * 7 * 2
 
 
 def test_a_model_that_can_not_be_cut_to_a_few_layers_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of Gemma 4, whose settings say how many of all layers share keys."""
-    skeleton = Skeleton(transformers.LlamaConfig(**SMALL), "float32", LoraConfig(), eager=True)
+    skeleton = Skeleton(configured("Llama"), "float32", LoraConfig(), eager=True)
 
     def refuse(layers: int) -> Any:
         raise ValueError(f"{layers} layers are fewer than those that share keys")

@@ -18,7 +18,7 @@ from selfreward.config import JudgeConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.judges import JUDGES, length, rubric
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.judges.pairwise import QUESTION, Duel, prefer
 from selfreward.model.adapters import Adapter
 from selfreward.model.chat import Chat
@@ -108,8 +108,8 @@ class Reading(HFEngine):
 
 
 @pytest.fixture
-def bench(engine: HFEngine) -> Bench:
-    return Bench(engine, None, 0, Progress().advance)
+def context(engine: HFEngine) -> JudgeContext:
+    return JudgeContext(engine, None, 0, Progress().advance)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,9 @@ def next_token(
 
 
 def test_an_expected_score_equals_an_independent_computation(
-    bench: Bench, float64: LlamaForCausalLM, tiny_model: Path
+    context: JudgeContext, float64: LlamaForCausalLM, tiny_model: Path
 ) -> None:
-    for made, judged in zip(rubric.judge(CANDIDATES, EXPECTED, bench), CANDIDATES, strict=True):
+    for made, judged in zip(rubric.judge(CANDIDATES, EXPECTED, context), CANDIDATES, strict=True):
         message = rubric.build_message(judged, "expected").replace("<|end|>", "< |end|>")
         weights = next_token(float64, tiny_model, message, "Score: ", "012345")
         mean = math.fsum(value * weight for value, weight in enumerate(weights)) / math.fsum(weights)
@@ -163,7 +163,7 @@ def test_an_expected_score_is_read_in_one_prefill_from_the_score_tokens_that_the
     save_random_llama(folder, len(AutoTokenizer.from_pretrained(folder)))
     plain = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     engine = Reading(Models(folder, "float32", "cpu"), rows=4, scoring_tokens=2048, merge_adapter=False)
-    (made,) = rubric.judge(CANDIDATES[:1], EXPECTED, Bench(engine, None, 0, Progress().advance))
+    (made,) = rubric.judge(CANDIDATES[:1], EXPECTED, JudgeContext(engine, None, 0, Progress().advance))
     weights = next_token(plain, folder, rubric.build_message(CANDIDATES[0], "expected"), opening, tokens.split())
     assert made.score == pytest.approx(sum(k * w for k, w in enumerate(weights)) / sum(weights), abs=1e-4)
     assert made.score_mass == pytest.approx(sum(weights), abs=1e-5)
@@ -173,26 +173,26 @@ def test_an_expected_score_is_read_in_one_prefill_from_the_score_tokens_that_the
 @pytest.mark.parametrize("config", [EXPECTED, SAMPLED], ids=["expected", "sampled"])
 def test_equal_answers_to_a_prompt_are_judged_once_and_tie_exactly(engine: HFEngine, config: JudgeConfig) -> None:
     once, twice = Progress(), Progress()
-    rubric.judge(CANDIDATES[:2], config, Bench(engine, None, 0, once.advance))
-    first, _, again = rubric.judge(CANDIDATES[:3], config, Bench(engine, None, 0, twice.advance))
+    rubric.judge(CANDIDATES[:2], config, JudgeContext(engine, None, 0, once.advance))
+    first, _, again = rubric.judge(CANDIDATES[:3], config, JudgeContext(engine, None, 0, twice.advance))
     assert (first.score, first.samples, first.replies) == (again.score, again.samples, again.replies)
     assert (first.index, again.index) == (0, 2)
     assert twice.tokens == once.tokens
     assert (once.units, twice.units) == pytest.approx((2, 3))
 
 
-def test_equal_answers_to_different_prompts_are_judged_apart(bench: Bench) -> None:
-    first, second = rubric.judge([candidate("a", 0, "Blue."), candidate("b", 0, "Blue.")], EXPECTED, bench)
+def test_equal_answers_to_different_prompts_are_judged_apart(context: JudgeContext) -> None:
+    first, second = rubric.judge([candidate("a", 0, "Blue."), candidate("b", 0, "Blue.")], EXPECTED, context)
     assert first.score != second.score
 
 
 # The rubric, with replies
 
 
-def test_a_score_is_the_mean_of_the_replies_that_state_one(bench: Bench) -> None:
+def test_a_score_is_the_mean_of_the_replies_that_state_one(context: JudgeContext) -> None:
     replies = ["Clear.\nScore: 4", "no idea", "Score: 1", "Score: 9", "hm", ""]
-    engine = Scripted(bench.engine.chat, replies)
-    answered, unanswered = rubric.judge(CANDIDATES[:2], SAMPLED, Bench(engine, None, 0, bench.advance))
+    engine = Scripted(context.engine.chat, replies)
+    answered, unanswered = rubric.judge(CANDIDATES[:2], SAMPLED, JudgeContext(engine, None, 0, context.advance))
     assert (answered.score, answered.samples) == (2.5, [4.0, 1.0])
     assert answered.replies == replies[:3]
     assert answered.score_mass is None
@@ -201,28 +201,30 @@ def test_a_score_is_the_mean_of_the_replies_that_state_one(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("kind", ["rubric", "ensemble"])
-def test_the_order_of_replies_makes_no_difference(kind: str, bench: Bench) -> None:
+def test_the_order_of_replies_makes_no_difference(kind: str, context: JudgeContext) -> None:
     config = JudgeConfig(kind=kind, mode="sampled", samples=3)
     numbers = ("1.1", "2.2", "3.3")
     scores: set[float | None] = set()
     for order in permutations(numbers):
-        engine = Scripted(bench.engine.chat, [f"Score: {number}" for number in order])
+        engine = Scripted(context.engine.chat, [f"Score: {number}" for number in order])
         checked = replace(candidate(), check=dump([Check("without_commas", {})]))
-        scores |= {j.score for j in JUDGES[kind].judge([checked], config, Bench(engine, None, 0, Progress().advance))}
+        scores |= {
+            j.score for j in JUDGES[kind].judge([checked], config, JudgeContext(engine, None, 0, Progress().advance))
+        }
     assert len(scores) == 1
 
 
-def test_a_candidate_that_states_its_own_score_gets_none_from_it(bench: Bench) -> None:
-    engine = Scripted(bench.engine.chat, [":", "Thought process:", "Score"] * 2)
-    judgements = rubric.judge(CANDIDATES[3:], SAMPLED, Bench(engine, None, 0, bench.advance))
+def test_a_candidate_that_states_its_own_score_gets_none_from_it(context: JudgeContext) -> None:
+    engine = Scripted(context.engine.chat, [":", "Thought process:", "Score"] * 2)
+    judgements = rubric.judge(CANDIDATES[3:], SAMPLED, JudgeContext(engine, None, 0, context.advance))
     assert [judgement.score for judgement in judgements] == [None, None]
 
 
-def test_every_sampled_judgement_has_a_seed_of_its_own_and_another_run_others(bench: Bench) -> None:
+def test_every_sampled_judgement_has_a_seed_of_its_own_and_another_run_others(context: JudgeContext) -> None:
     seeds: list[int] = []
     for seed in (0, 1):
-        engine = Scripted(bench.engine.chat, [""] * 12)
-        rubric.judge(CANDIDATES[1:], SAMPLED, Bench(engine, None, seed, bench.advance))
+        engine = Scripted(context.engine.chat, [""] * 12)
+        rubric.judge(CANDIDATES[1:], SAMPLED, JudgeContext(engine, None, seed, context.advance))
         seeds += [seed for request in engine.asked for seed in request.seeds]
     assert len({*seeds}) == len(seeds) == 24
 
@@ -272,19 +274,19 @@ def test_the_judges_that_have_words_for_a_model_are_those_that_ask_one() -> None
     }
 
 
-def test_the_length_judge_counts_words_in_any_script(bench: Bench) -> None:
+def test_the_length_judge_counts_words_in_any_script(context: JudgeContext) -> None:
     texts = ["天空是蓝色的。", "天空是蓝色的,因为蓝光散射得最多。"]  # two letters are a word
-    made = length.judge([candidate("a", k, text) for k, text in enumerate(texts)], JudgeConfig(kind="length"), bench)
+    made = length.judge([candidate("a", k, text) for k, text in enumerate(texts)], JudgeConfig(kind="length"), context)
     assert [judgement.score for judgement in made] == pytest.approx([3 / 80, 7.5 / 80])
 
 
-def test_the_length_judge_gives_more_for_more_words_up_to_400(bench: Bench) -> None:
+def test_the_length_judge_gives_more_for_more_words_up_to_400(context: JudgeContext) -> None:
     texts = ["", "word", "word " * 200, "word " * 400, "word " * 1000]
     progress = Progress()
     made = length.judge(
         [candidate("a", k, t) for k, t in enumerate(texts)],
         JudgeConfig(kind="length"),
-        Bench(bench.engine, None, 0, progress.advance),
+        JudgeContext(context.engine, None, 0, progress.advance),
     )
     assert [judgement.score for judgement in made] == pytest.approx([0, 0.0125, 2.5, 5, 5])
     assert [judgement.index for judgement in made] == [0, 1, 2, 3, 4]
@@ -305,9 +307,9 @@ def question(prompt: str, first: str, second: str) -> str:
 
 
 def test_a_preference_equals_an_independent_computation_in_both_orders(
-    bench: Bench, float64: LlamaForCausalLM, tiny_model: Path
+    context: JudgeContext, float64: LlamaForCausalLM, tiny_model: Path
 ) -> None:
-    for duel, preference in zip(DUELS, prefer(DUELS, bench), strict=True):
+    for duel, preference in zip(DUELS, prefer(DUELS, context), strict=True):
         message = question(duel.prompt, duel.answer, duel.opponent)
         a, b = next_token(float64, tiny_model, message, "Better:", ["ĠA", "ĠB"])
         assert preference.first == pytest.approx(a / (a + b), abs=1e-4)
@@ -318,15 +320,15 @@ def test_a_preference_equals_an_independent_computation_in_both_orders(
         assert preference.mass == pytest.approx((mass + a + b) / 2, rel=1e-3)
 
 
-def test_swapping_answer_and_opponent_mirrors_the_two_orders(bench: Bench) -> None:
+def test_swapping_answer_and_opponent_mirrors_the_two_orders(context: JudgeContext) -> None:
     swapped = [Duel(duel.prompt, duel.opponent, duel.answer) for duel in DUELS]
-    for one, other in zip(prefer(DUELS, bench), prefer(swapped, bench), strict=True):
+    for one, other in zip(prefer(DUELS, context), prefer(swapped, context), strict=True):
         assert (other.first, other.second) == pytest.approx((1 - one.second, 1 - one.first), abs=1e-5)
         assert other.mass == pytest.approx(one.mass, rel=1e-4)
 
 
-def test_an_answer_against_itself_is_preferred_as_much_as_not_over_both_orders(bench: Bench) -> None:
-    (preference,) = prefer([Duel("Why?", "Because.", "Because.")], bench)
+def test_an_answer_against_itself_is_preferred_as_much_as_not_over_both_orders(context: JudgeContext) -> None:
+    (preference,) = prefer([Duel("Why?", "Because.", "Because.")], context)
     assert (preference.first + preference.second) / 2 == pytest.approx(0.5, abs=1e-6)
 
 
@@ -334,8 +336,10 @@ def test_an_answer_against_itself_is_preferred_as_much_as_not_over_both_orders(b
 
 
 @pytest.mark.parametrize("kind", JUDGES)
-def test_a_judge_gives_every_candidate_a_judgement_with_a_score_on_its_scale_or_none(kind: str, bench: Bench) -> None:
+def test_a_judge_gives_every_candidate_a_judgement_with_a_score_on_its_scale_or_none(
+    kind: str, context: JudgeContext
+) -> None:
     check = dump([Check("without_commas", {})])
-    made = JUDGES[kind].judge([replace(c, check=check) for c in CANDIDATES], JudgeConfig(kind=kind), bench)
+    made = JUDGES[kind].judge([replace(c, check=check) for c in CANDIDATES], JudgeConfig(kind=kind), context)
     assert [(j.prompt_id, j.index) for j in made] == [(c.prompt_id, c.index) for c in CANDIDATES]
     assert all(j.score is None or 0 <= j.score <= JUDGES[kind].highest for j in made)

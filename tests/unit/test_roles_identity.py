@@ -104,9 +104,9 @@ def test_another_engine_for_the_runs_own_model_judges_as_the_policy(cfg: RunConf
     cfg.iteration = 2
     cfg.judge.engine = cfg.evaluation.engine = "another"
     policy_0, first, second = iterations(cfg)
-    assert second["judgements"].manifest.parents["policy"] == first["policy"].reference
-    assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].reference
-    assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].reference
+    assert second["judgements"].manifest.parents["policy"] == first["policy"].full_id
+    assert second["held_out_judgements"].manifest.parents["policy"] == policy_0["policy"].full_id
+    assert second["evaluation"].manifest.parents["judge"] == policy_0["policy"].full_id
 
 
 # What people wrote, and prompts that a policy writes

@@ -90,5 +90,5 @@ def test_iterations_are_marked_by_what_they_are_and_how_they_are_shown(tmp_path:
 def test_an_artifact_made_again_with_other_numbers_is_shown_again(tmp_path: Path) -> None:
     once = Maker(tmp_path).artifact("policies", {"steps": 1})
     again = replace(once, manifest=replace(once.manifest, metrics={"steps": 2}))
-    assert once.reference == again.reference
+    assert once.full_id == again.full_id
     assert mark([{"policy": once}]) != mark([{"policy": again}])

@@ -18,7 +18,7 @@ from selfreward.config import DataConfig, JudgeConfig, PromptsConfig
 from selfreward.engines.base import Advance
 from selfreward.errors import ConfigError
 from selfreward.judges import JUDGES
-from selfreward.judges.base import Bench
+from selfreward.judges.base import JudgeContext
 from selfreward.kinds import check_settings
 from selfreward.model.chat import Chat
 from selfreward.records import Candidate, Prompt
@@ -83,9 +83,9 @@ def test_a_kind_that_is_not_there_is_refused_by_name() -> None:
 # The verifier
 
 
-def bench() -> Bench:
+def context() -> JudgeContext:
     nobody: Any = None  # the verifier asks no engine
-    return Bench(nobody, None, 0, lambda *_: None)
+    return JudgeContext(nobody, None, 0, lambda *_: None)
 
 
 def checked(index: int, text: str, *checks: Check, prompt_id: str = "p", category: str = SEEN) -> Candidate:
@@ -94,14 +94,14 @@ def checked(index: int, text: str, *checks: Check, prompt_id: str = "p", categor
 
 def test_the_verifier_scores_the_share_of_constraints_kept() -> None:
     answers = [checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind", "Rain, wind"])]
-    judged = JUDGES["verifier"].judge(answers, JudgeConfig(kind="verifier"), bench())
+    judged = JUDGES["verifier"].judge(answers, JudgeConfig(kind="verifier"), context())
     assert [j.score for j in judged] == [1.0, 0.5, 0.0]
     assert all(j.samples == [j.score] for j in judged)  # one verdict each: none is unreadable
 
 
 def test_the_verifier_refuses_prompts_that_carry_nothing_to_check() -> None:
     with pytest.raises(ConfigError, match=r"^judge.kind=verifier: .* take prompts=constraints"):
-        JUDGES["verifier"].judge([candidate()], JudgeConfig(kind="verifier"), bench())
+        JUDGES["verifier"].judge([candidate()], JudgeConfig(kind="verifier"), context())
 
 
 class Rubric:
@@ -125,7 +125,7 @@ def test_the_ensemble_weighs_what_code_checks_against_what_the_model_says(
     answers = [checked(i, text, LOWER, NO_COMMAS) for i, text in enumerate(["rain; wind", "rain, wind"])]
     engine: Any = Rubric(Chat(tiny_model))
     judged = JUDGES["ensemble"].judge(
-        answers, JudgeConfig(kind="ensemble", verifier_weight=weight), replace(bench(), engine=engine)
+        answers, JudgeConfig(kind="ensemble", verifier_weight=weight), replace(context(), engine=engine)
     )
     assert [j.score for j in judged] == pytest.approx(scores)
 
@@ -134,7 +134,7 @@ def test_an_ensemble_without_the_model_s_score_has_none(tiny_model: Path) -> Non
     engine: Any = Rubric(Chat(tiny_model))
     engine.score = lambda prompts, choice_ids, *_: [[-math.inf] * len(choice_ids)] * len(prompts)
     judged = JUDGES["ensemble"].judge(
-        [checked(0, "rain", LOWER)], JudgeConfig(kind="ensemble"), replace(bench(), engine=engine)
+        [checked(0, "rain", LOWER)], JudgeConfig(kind="ensemble"), replace(context(), engine=engine)
     )
     assert judged[0].score is None
 

@@ -258,7 +258,7 @@ def test_what_was_made_from_files_that_are_no_longer_there_is_refused_with_all_t
     damaged = tmp_path / "others" / "0" / "manifest.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
-    refused = f"{child.reference} was made from other files of {word.reference} than are there now: remove {child.path}"
+    refused = f"{child.full_id} was made from other files of {word.full_id} than are there now: remove {child.path}"
     with pytest.raises(ArtifactError, match=rf"{refused} {grandchild.path} to make again"):
         _family(tmp_path, "?")
     for artifact in (child, grandchild):

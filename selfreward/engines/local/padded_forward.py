@@ -80,8 +80,8 @@ class PaddedForward:
         mask_BL = torch.tensor(mask, device=self._model.device)
         return torch.tensor(ids, device=self._model.device).masked_fill(mask_BL == 0, self._pad), mask_BL
 
-    def new_cache(self) -> DynamicCache:
-        """An empty cache for this model."""
+    def new_cache(self) -> Any:
+        """An empty cache for this model; the library's own types ask for a kind of tensor that nothing makes."""
         return DynamicCache(config=self._model.config)
 
     def _states(self, rows: Sequence[list[int]], batch: list[int]) -> Tensor:
@@ -107,7 +107,7 @@ class PaddedPrompts:
 class PaddedAnswers:
     """Answers with a cache that grows."""
 
-    def __init__(self, forward: PaddedForward, mask_BL: Tensor, cache: DynamicCache) -> None:
+    def __init__(self, forward: PaddedForward, mask_BL: Tensor, cache: Any) -> None:
         self._forward = forward
         self._mask_BL = mask_BL
         self._cache = cache

@@ -107,8 +107,9 @@ class AnswerKeys:
     """Answers that grow by a token each step, side by side: what they see is held in three pieces.
 
     What all prompts begin with is there once, the rest of a prompt once for its answers, and an answer's own tokens
-    once. The scores of the three are put side by side under one softmax. There is room for some more tokens of an
-    answer than it has: a CPU's product with a part of that room would copy it first, at every step.
+    once, as in Hydragen (arXiv 2402.05099). The scores of the three are put side by side under one softmax. There is
+    room for some more tokens of an answer than it has: a CPU's product with a part of that room would copy it first, at
+    every step.
 
     Args:
         common: what all prompts begin with, in pieces.

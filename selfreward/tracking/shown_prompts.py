@@ -11,7 +11,7 @@ from selfreward.tracking.metrics import Iteration
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShownCandidate:
     """A candidate, its judgement, and its role in the pair: chosen, rejected, or none."""
 
     candidate: Candidate
@@ -20,30 +20,30 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Example:
+class ShownPrompt:
     """A prompt with all its candidates, and what came of them."""
 
     prompt: str
-    answers: list[Answer]
+    candidates: list[ShownCandidate]
     outcome: str
 
 
-def find_examples(iteration: Iteration, count: int) -> list[Example]:
+def shown_prompts(iteration: Iteration, count: int) -> list[ShownPrompt]:
     """The first prompts of an iteration with all their candidates, the best score first."""
     judgements = {(j.prompt_id, j.index): j for j in iteration["judgements"].read(Judgement)}
     pairs = {pair.prompt_id: pair for pair in iteration["pairs"].read(PreferencePair)}
     by_prompt = groupby(iteration["candidates"].read(Candidate), key=lambda candidate: candidate.prompt_id)
     margin = iteration["pairs"].manifest.config["pairs"]["margin"]
     return [
-        _example([(c, judgements[prompt_id, c.index]) for c in group], pairs.get(prompt_id), margin)
+        _shown([(c, judgements[prompt_id, c.index]) for c in group], pairs.get(prompt_id), margin)
         for prompt_id, group in islice(by_prompt, count)
     ]
 
 
-def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None, margin: float) -> Example:
+def _shown(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair | None, margin: float) -> ShownPrompt:
     roles = {pair.chosen_index: "chosen", pair.rejected_index: "rejected"} if pair else {}
-    answers = [Answer(candidate, judgement, roles.get(candidate.index, "")) for candidate, judgement in judged]
-    answers.sort(key=lambda answer: -1.0 if answer.judgement.score is None else answer.judgement.score, reverse=True)
+    candidates = [ShownCandidate(one, judgement, roles.get(one.index, "")) for one, judgement in judged]
+    candidates.sort(key=lambda one: -1.0 if one.judgement.score is None else one.judgement.score, reverse=True)
     scored = sum(judgement.score is not None for _, judgement in judged)
     if pair:
         outcome = f"pair: {pair.chosen_score:.3f} over {pair.rejected_score:.3f}"
@@ -51,4 +51,4 @@ def _example(judged: Sequence[tuple[Candidate, Judgement]], pair: PreferencePair
         outcome = f"no pair: no score for {len(judged) - scored} of {len(judged)} candidates"
     else:
         outcome = f"no pair: the scores differ by no more than {margin:g}" if margin else "no pair: the scores tie"
-    return Example(judged[0][0].prompt, answers, outcome)
+    return ShownPrompt(judged[0][0].prompt, candidates, outcome)
