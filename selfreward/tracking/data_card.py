@@ -132,8 +132,8 @@ def _documents_card(number: int, iteration: Iteration, examples: int) -> DataCar
 def _people_card(number: int, stage: str, iteration: Iteration) -> DataCard:
     seeds = iteration[stage]
     metrics = seeds.metrics
-    form = seeds.manifest.config["reading"]["format"]
-    origin = f"Read from {metrics['file']}, a file of people's {stage} in the form {form}."
+    read = seeds.manifest.config["reading"]["format"]
+    origin = f"Read from {metrics['file']}, a file of people's {stage} in the format {read}."
     steps = [*_left_out(metrics, "first_left_out"), Step("fit to learn from", seeds.manifest.rows)]
     learned = iteration["policy"].metrics
     steps.append(Step("drawn to learn from", learned["drawn"][stage]))

@@ -145,7 +145,7 @@ def test_what_people_wrote_has_a_card_with_the_rows_that_were_left_out(tmp_path:
     ratings = maker.artifact("ratings", metrics, config={"reading": {"format": "groups"}, "personal": "ignore"})
     tuned = {"policy": maker.artifact("policies", {"drawn": {"ratings": 7}, "too_long": 0}), "ratings": ratings}
     (card,) = data_cards([{**maker.first(), **tuned}])
-    assert card.origin == "Read from p.jsonl, a file of people's ratings in the form groups."
+    assert card.origin == "Read from p.jsonl, a file of people's ratings in the format groups."
     assert card.facts == {"answers kept apart, to measure by or for an independent judge": "5"}
     assert "Personal data was not looked for." in card.risks
     assert [(step.name, step.count, step.example) for step in card.steps] == [

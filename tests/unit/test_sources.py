@@ -21,7 +21,7 @@ from tests.unit.prompt_files import COLOURS, jsonl, load, pool_of, settings, tex
 # What can be read
 
 
-def test_jsonl_objects_with_the_prompt_in_any_column(tmp_path: Path) -> None:
+def test_of_jsonl_objects_the_prompt_may_stand_in_any_column(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "p.jsonl", [{"text": colour, "topic": colour.upper(), "more": 1} for colour in COLOURS])
     pool = load(path, prompt_column="text", category_column="topic")
     assert texts(pool) == sorted(COLOURS)
@@ -37,7 +37,7 @@ def test_jsonl_lines_that_are_bare_strings_count_as_prompts_and_blank_lines_as_n
 
 
 @pytest.mark.parametrize("extra", [{}, {"embedding": [[0.1], [0.2], [0.3], [0.4]]}], ids=["alone", "beside others"])
-def test_parquet_columns(tmp_path: Path, extra: dict[str, Any]) -> None:
+def test_a_column_of_parquet_marks_what_is_held_out(tmp_path: Path, extra: dict[str, Any]) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table({"text": COLOURS, "part": ["held_out", "train", "held_out", "train"]} | extra), path)
     pool = load(path, prompt_column="text", held_out_column="part", held_out=2)
@@ -45,7 +45,7 @@ def test_parquet_columns(tmp_path: Path, extra: dict[str, Any]) -> None:
     assert sorted(prompt.prompt for prompt in pool.train) == ["cyan", "green"]
 
 
-def test_a_local_folder_that_the_datasets_library_can_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_split_of_a_local_data_set_is_a_source_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "data"
     folder.mkdir()
@@ -59,7 +59,7 @@ def test_a_local_folder_that_the_datasets_library_can_load(tmp_path: Path, monke
         load(folder, **changes, split="nowhere")
 
 
-def test_a_subset_of_a_data_set_that_has_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_subset_of_a_data_set_is_a_source_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     subsets = {"warm": ["red", "orange"], "cold": ["blue", "green"]}
     card = "---\nconfigs:\n"

@@ -15,7 +15,7 @@ from tests.unit.seed_files import demonstrations, jsonl, ratings, reply, scores,
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
-def test_columns_by_any_name_in_jsonl_gzip_and_parquet(tmp_path: Path) -> None:
+def test_columns_may_have_any_name_in_jsonl_gzip_and_parquet(tmp_path: Path) -> None:
     rows = [{"q": f"Question {i}?", "a": f"Answer {i}.", "grade": i} for i in range(3)]
     reading = {"prompt_column": "q", "response_column": "a", "score_column": "grade", "highest_score": 2.0}
     plain = jsonl(tmp_path, *rows)
@@ -29,7 +29,7 @@ def test_columns_by_any_name_in_jsonl_gzip_and_parquet(tmp_path: Path) -> None:
         assert found[1] == Demonstration(prompt_id("Question 1?"), "Question 1?", "Answer 1.")
 
 
-def test_groups_of_graded_answers_and_of_ranked_ones(tmp_path: Path) -> None:
+def test_a_group_is_scored_by_grades_or_by_ranks(tmp_path: Path) -> None:
     reading = {"format": "groups", "response_column": "text"}
     graded = [{"text": "Red.", "quality": 1.0}, {"text": "A stone.", "quality": 0.25}]
     path = jsonl(tmp_path, {"prompt": "Name a colour.", "responses": graded})
@@ -55,7 +55,7 @@ def test_a_conversation_so_far_is_a_prompt(tmp_path: Path) -> None:
     ]
 
 
-def test_message_trees_of_oasst(tmp_path: Path) -> None:
+def test_of_an_oasst_tree_english_first_turns_alone_are_read(tmp_path: Path) -> None:
     """English first turns: the best answer to learn from, all ranked ones to judge by."""
     later = [{"text": "And another?", "role": "prompter", "lang": "en", "replies": [reply("Blue.", 0)]}]
     path = jsonl(
@@ -67,14 +67,14 @@ def test_message_trees_of_oasst(tmp_path: Path) -> None:
     assert scores(ratings(path, format="oasst")) == {"Red.": 5.0, "Stone.": 0.0}
 
 
-def test_ultrafeedback(tmp_path: Path) -> None:
+def test_ultrafeedback_scores_of_1_to_10_become_0_to_5(tmp_path: Path) -> None:
     completions = [{"response": "Red.", "overall_score": 10}, {"response": "Stone.", "overall_score": 1}]
     path = jsonl(tmp_path, {"instruction": "Name a colour.", "completions": completions})
     assert scores(ratings(path, format="ultrafeedback")) == {"Red.": 5.0, "Stone.": 0.0}
     assert demonstrations(path, format="ultrafeedback").train[0].response == "Red."
 
 
-def test_hh(tmp_path: Path) -> None:
+def test_of_hh_first_turns_give_the_chosen_answer_5_and_the_rejected_0(tmp_path: Path) -> None:
     def turn(answer: str) -> str:
         return f"\n\nHuman: Name a colour.\n\nAssistant: {answer}"
 
