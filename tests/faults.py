@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +26,7 @@ class Script:
     """How the server behaves. `faults` befall the attempts at each completion in turn; what comes after is answered."""
 
     faults: Sequence[str] = ()
+    spell: Callable[[list[int]], str] = lambda ids: ""  # the text of tokens
     features: set[str] = field(default_factory=lambda: {"token_ids", "end", "logprob_token_ids", "echo", "lora"})
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
@@ -100,7 +101,7 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
                 self._leave()
 
         def _misbehave(self, fault: str, body: dict[str, Any], key: str) -> None:
-            choice = _choice(body, script.features)
+            choice = _choice(body, script)
             if fault in STATUS:
                 self._reply({"error": {"message": f"fault {fault}"}}, STATUS[fault])
             elif fault == "garbage":
@@ -167,20 +168,23 @@ def _handler(script: Script) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _choice(body: dict[str, Any], features: set[str]) -> dict[str, Any]:
-    prompt, longest = body["prompt"], body["max_tokens"]
+def _choice(body: dict[str, Any], script: Script) -> dict[str, Any]:
+    prompt, longest, features = body["prompt"], body["max_tokens"], script.features
     ids = expected_ids(prompt, body.get("seed"), longest)
     finished = ids[-1] == END
     kept = ids if "end" in features or not finished else ids[:-1] or [9]
     named = {id: -0.5 - id / 100 for id in (body.get("logprob_token_ids") or [])}
     if "logprob_token_ids" not in features:
         named = {id: value for id, value in named.items() if id % 2 and "likeliest" in features}
+        named |= {99: -20.0} if "far ones too" in features else {}
     tops = {f"token_id:{kept[0]}": -0.1} | {f"token_id:{id}": value for id, value in named.items()}
+    if "by text" in features:
+        tops = {script.spell([id]): value for id, value in named.items()}
     echoed = [None, *(-id / 10 for id in prompt[1:])] if body.get("echo") and "echo" in features else []
     values = [*echoed, *(-id / 10 for id in kept)]
     choice = {
         "index": 0,
-        "text": "text",
+        "text": script.spell(kept),
         "finish_reason": "stop" if finished else "length",
         "logprobs": {"tokens": [], "token_logprobs": values, "top_logprobs": [tops]},
     }

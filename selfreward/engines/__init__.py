@@ -108,6 +108,10 @@ def _server(host: Host, key: str, engine: EngineConfig) -> Engine:
         raise ConfigError(f"{key}.tokenizer", engine.tokenizer, remedy) from error
     made = ServerEngine(client, chat, model=engine.model, seeded=engine.seeded, outside=engine.is_outside)
     made.greet()  # now, and not when there is something for it to do
+    if engine.is_outside:
+        made.check_tokenizer(f"{key}.tokenizer={engine.tokenizer}")
+    if made.longest and made.longest < (wanted := host.plan().longest_served()):
+        host.say(f"{key}: the server takes {made.longest} tokens, and texts may have up to {wanted} (--max-model-len)")
     return made
 
 

@@ -7,6 +7,7 @@ the prompt that they share is computed once all the same, for servers keep what 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +23,15 @@ Body = dict[str, Any]
 Choice = dict[str, Any]
 
 _LIKELIEST = 20  # log-probabilities asked for where a server can't be asked for those of certain tokens
-_OPEN = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}  # which the model's own settings would decide
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"  # in the place of half a letter
+_NEGLIGIBLE = 1e-3  # of the choices' probability: what those that don't come back may have had at most
+_OPEN = {  # which the model's own settings, or the server's, would decide
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 
 class ServerEngine:
@@ -39,6 +48,7 @@ class ServerEngine:
         self._client, self._chat = client, chat
         self._model, self._seeded, self._outside = model, seeded, outside
         self._longest: int | None = None
+        self._spelled: Counter[str] | None = None  # how many tokens have each text
         self._adapters: set[Adapter] = set()
 
     @property
@@ -78,20 +88,25 @@ class ServerEngine:
         """One token a prompt, with the log-probability of each choice.
 
         A server that can't be asked for certain tokens gives those of the likeliest; a choice that is not among them
-        has probability 0.
+        has probability 0, where it can't have had more than next to nothing.
 
-        Raises `ServerError` where none of the choices is among them.
+        Raises `ServerError` where it can, or where none of the choices is among them.
         """
         body = {"max_tokens": 1, "temperature": 0.0, "logprobs": _LIKELIEST, "logprob_token_ids": list(choice_ids)}
         names = {f"token_id:{id}": id for id in choice_ids}
-        names |= {self._chat.tokenizer.decode([id]): id for id in choice_ids}
 
         def read(_: int, choice: Choice) -> list[float]:
-            found = {names[name]: value for name, value in _likeliest(choice).items() if name in names}
-            if not found:
+            likeliest = _likeliest(choice)
+            by_id = any(name.startswith("token_id:") for name in likeliest)
+            called = names if by_id else self._texts(choice_ids)
+            found = {called[name]: value for name, value in likeliest.items() if name in called}
+            missing = len(choice_ids) - len(found)
+            hidden = missing * math.exp(min(likeliest.values(), default=0.0))
+            if hidden > _NEGLIGIBLE * math.fsum(map(math.exp, found.values())):
                 raise ServerError(
-                    "the server gives no log-probability of any of the tokens asked for: take one that knows "
-                    "logprob_token_ids, as vLLM does, or, where these are scores, judge.mode=sampled"
+                    f"the server gives the log-probability of {len(found)} of the {len(choice_ids)} tokens asked for, "
+                    "and the others may be as likely: take one that knows logprob_token_ids, as vLLM does, or, where "
+                    "these are scores, judge.mode=sampled"
                 )
             return [found.get(id, -math.inf) for id in choice_ids]
 
@@ -158,6 +173,38 @@ class ServerEngine:
             self._adapters.add(adapter)
         return adapter.name
 
+    def _texts(self, choice_ids: Sequence[int]) -> dict[str, int]:
+        """The choices by their texts, by which some servers call tokens, but for those that other tokens share."""
+        if self._spelled is None:
+            ids = range(len(self._chat.tokenizer))
+            self._spelled = Counter(self._chat.tokenizer.batch_decode([[id] for id in ids]))
+        texts = {id: self._chat.tokenizer.decode([id]) for id in choice_ids}
+        return {text: id for id, text in texts.items() if self._spelled[text] == 1}
+
+    def check_tokenizer(self, key: str) -> None:
+        """Have a few tokens written, and see that they are read as the server reads them.
+
+        Raises `ServerError` for a server whose model has another tokenizer than `chat`, the setting `key`.
+        """
+
+        def read(_: int, choice: Choice) -> None:
+            ids, said = choice.get("token_ids"), _readable(str(choice.get("text") or ""))
+            if not isinstance(ids, list) or not said:
+                return
+            ours = _readable(self._chat.decode([int(id) for id in ids]))
+            if ours != said:
+                raise ServerError(
+                    f"the server's model writes {said!r} where {key} reads {ours!r}: name that model's own tokenizer"
+                )
+
+        prompt = self._chat.render("Name three colours.")
+        self._send([prompt], [{"max_tokens": 8, "temperature": 0.0}], None, read, lambda *_: None)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest text that the server takes; None where it doesn't say."""
+        return self._longest or None
+
     def greet(self) -> None:
         """Find out what the server calls its model, and how long a text it takes, where it says so."""
         listed = self._listed()
@@ -194,6 +241,11 @@ class ServerEngine:
     def _check_length(self, tokens: int) -> None:
         if self._longest and tokens > self._longest:
             raise ModelError(f"a sequence of {tokens} tokens is beyond the server's {self._longest}: {SHORTEN}")
+
+
+def _readable(text: str) -> str:
+    """`text` without half a letter at its end, and with single spaces."""
+    return " ".join(text.rstrip(_UNREADABLE).split())
 
 
 def _models(reply: Any) -> dict[str, dict[str, Any]]:

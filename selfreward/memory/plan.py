@@ -21,6 +21,7 @@ from selfreward.memory.costs import SERVER_GIB, Costs, Lengths, Parts
 from selfreward.memory.remedies import LEAST_SCORED, checkpointings, halves, nearest, needed, tenth_up
 from selfreward.training.losses import LOSSES
 
+_SERVED_BLOCK = 128  # tokens: vLLM hands out room for keys and values in blocks, of 128 at most
 _SAMPLING_ROWS = {"cpu": 64, "cuda": 1024}
 
 
@@ -189,7 +190,8 @@ class Plan:
 
         Raises `ConfigError` where not even one fits.
         """
-        one = self.costs.cache_bytes(self.longest_served())
+        blocks = -(-self.longest_served() // _SERVED_BLOCK) + 1  # vLLM keeps one for itself
+        one = self.costs.cache_bytes(blocks * _SERVED_BLOCK)
         others = sum(self.costs.serving(concurrency).values())
         left = int(self.limit_gb * GIB) - others
         if left < one:

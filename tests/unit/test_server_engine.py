@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -36,6 +39,7 @@ def test_what_the_server_or_the_model_would_set_by_itself_is_said(script: Script
     engine_at(url, chat).sample(ASKED[:1], DECODING, None, ignore)
     (body,) = script.bodies
     said = {"temperature": 0.7, "top_p": 0.9, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    said |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
     assert said.items() <= body.items()
     assert body["stop_token_ids"] == chat.end_ids
 
@@ -51,8 +55,40 @@ def test_scores_come_back_for_each_choice(url: str, chat: Chat) -> None:
 def test_where_only_the_likeliest_tokens_come_back_a_choice_that_is_not_among_them_has_no_probability(
     script: Script, url: str, chat: Chat
 ) -> None:
-    script.features = (script.features - {"logprob_token_ids"}) | {"likeliest"}
+    script.features = (script.features - {"logprob_token_ids"}) | {"likeliest", "far ones too"}
     assert engine_at(url, chat).score([[5]], [20, 21], None, ignore) == [[-math.inf, pytest.approx(-0.71)]]
+
+
+def test_a_choice_that_is_missing_among_likely_tokens_is_not_taken_for_impossible(
+    script: Script, url: str, chat: Chat
+) -> None:
+    script.features = (script.features - {"logprob_token_ids"}) | {"likeliest"}
+    with pytest.raises(ServerError, match=r"of 1 of the 2 tokens asked for, and the others may be as likely: take one"):
+        engine_at(url, chat).score([[5]], [20, 21], None, ignore)
+
+
+def test_where_tokens_are_called_by_their_texts_one_that_others_share_is_not_taken(
+    script: Script, url: str, chat: Chat
+) -> None:
+    script.features |= {"by text"}
+    letters = [chat.tokenizer.convert_tokens_to_ids(letter) for letter in "xy"]
+    script.spell = chat.tokenizer.decode
+    assert engine_at(url, chat).score([[5]], letters, None, ignore)[0] == [
+        pytest.approx(-0.5 - id / 100) for id in letters
+    ]
+    byte, other = (chat.tokenizer.convert_tokens_to_ids(piece) for piece in "\u00e3\u00e4")  # halves of a letter
+    with pytest.raises(ServerError, match="of 0 of the 2 tokens asked for"):
+        engine_at(url, chat).score([[5]], [byte, other], None, ignore)
+
+
+def test_a_tokenizer_that_is_not_the_server_s_is_found_by_what_the_server_writes(
+    script: Script, url: str, chat: Chat
+) -> None:
+    script.spell = chat.decode
+    engine_at(url, chat).check_tokenizer("engines.outside.tokenizer=x")
+    script.spell = lambda ids: "Red, green, blue"
+    with pytest.raises(ServerError, match=r"writes 'Red, green, blue' where engines\.outside\.tokenizer=x reads '"):
+        engine_at(url, chat).check_tokenizer("engines.outside.tokenizer=x")
 
 
 def test_where_no_choice_has_a_probability_the_error_names_the_other_mode(script: Script, url: str, chat: Chat) -> None:
@@ -129,11 +165,16 @@ def test_an_outside_model_takes_no_adapter(url: str, chat: Chat, adapter: Adapte
 # From the settings
 
 
+def host_of(model: Path, say: Callable[[Any], None] = print, longest: int = 1000) -> Host:
+    plan: Any = SimpleNamespace(longest_served=lambda: longest)
+    return Host(RunConfig(), model, Path(), pytest.fail, lambda: plan, say)
+
+
 def test_the_key_comes_from_the_variable_that_the_settings_name(
     script: Script, url: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = EngineConfig(kind="server", base_url=url, key_variable="A_KEY")
-    host = Host(RunConfig(), tiny_model, Path(), pytest.fail, pytest.fail, print)
+    host = host_of(tiny_model)
     ENGINES["server"](host, "engine", settings).score([[5]], [20], None, ignore)
     monkeypatch.setenv("A_KEY", "secret")
     ENGINES["server"](host, "engine", settings).score([[5]], [20], None, ignore)
@@ -145,7 +186,19 @@ def test_a_refusal_names_the_settings_of_the_engine_that_was_refused(
 ) -> None:
     script.faults = ["401"] * 9
     settings = EngineConfig(kind="server", base_url=url, key_variable="A_KEY")
-    host = Host(RunConfig(), tiny_model, Path(), pytest.fail, pytest.fail, print)
+    host = host_of(tiny_model)
     named = rf"^engines\.outside\.base_url={url}: status 401 .*variable A_KEY \(engines\.outside\.key_variable\)"
     with pytest.raises(ServerError, match=named):
         ENGINES["server"](host, "engines.outside", settings).score([[5]], [20], None, ignore)
+
+
+@pytest.mark.parametrize(
+    ("longest", "said"), [(1000, []), (1001, ["takes 1000 tokens, and texts may have up to 1001"])]
+)
+def test_a_server_that_takes_shorter_texts_than_there_may_be_is_pointed_out(
+    url: str, tiny_model: Path, longest: int, said: list[str]
+) -> None:
+    heard: list[str] = []
+    settings = EngineConfig(kind="server", base_url=url)
+    ENGINES["server"](host_of(tiny_model, heard.append, longest), "engine", settings)
+    assert len(heard) == len(said) and all(part in line for part, line in zip(said, heard, strict=True))
