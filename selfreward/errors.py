@@ -59,6 +59,10 @@ class ModelError(SelfRewardError):
     """A model, tokenizer or adapter that can't be fetched, read or used."""
 
 
+class JudgeError(SelfRewardError):
+    """A judge that does not keep to what is asked of one."""
+
+
 class VerdictError(SelfRewardError):
     """A judge's reply that holds no verdict. Counted as missing data, never as a score."""
 

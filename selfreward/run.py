@@ -46,12 +46,19 @@ _SHOWS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"  # as a person set 
 register()
 
 
+_OF_HYDRA = {
+    "hydra.run.dir": "a run makes its own folder: set output_dir",
+    "hydra.job.chdir=true": "a run stays where the command is given, or its paths would lead elsewhere: leave it out",
+}
+"""Settings that would move a run from its place, and what to do instead."""
+
+
 def main() -> None:
     """The command line. A mistake of a person's is one line on standard error and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own errors, over several lines
     signal.signal(signal.SIGTERM, _stop)
     try:
-        _check_sweep(sys.argv[1:])
+        _check_command(sys.argv[1:])
         _command()
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
@@ -69,11 +76,12 @@ def _command(cfg: DictConfig) -> float:
     try:
         settings: Any = OmegaConf.to_container(cfg, resolve=True)
         check_keys(settings)
-        typed: Any = OmegaConf.to_object(cfg)
+        typed: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), cfg))
         return run(typed, settings, Path(hydra_config.runtime.output_dir if sweeping else typed.output_dir))
     except Exception as error:
         if sweeping:
-            _complain(f"this point of the sweep failed: {explain(error)}", exit_code(error))
+            point = hydra_config.job.override_dirname
+            _complain(f"this point of the sweep failed ({point}): {explain(error)}", exit_code(error))
             let_go(error)
         if sweeping or _SHOWS_TRACEBACK or not isinstance(error, MENDABLE):
             raise
@@ -167,21 +175,23 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", module="transformers|peft|trl|torch|datasets|huggingface_hub")
 
 
-def _check_sweep(arguments: Sequence[str]) -> None:
-    """Raise `ConfigError` for a sweep whose points would be one run in one folder."""
-    if not {"-m", "--multirun"} & {*arguments}:
-        return
+def _check_command(arguments: Sequence[str]) -> None:
+    """Raise `ConfigError` for a sweep whose points would be one run in one folder, and for what of Hydra's would move a
+    run from its place."""
+    sweeping = bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & {*arguments})
     parser = OverridesParser.create()
     in_no_name = OmegaConf.load(CONF / "config.yaml").hydra.job.config.override_dirname.exclude_keys
     for argument in arguments:
         with suppress(HydraException):  # an option, or a mistake that Hydra names
             override = parser.parse_override(argument)
-            if override.key_or_group in in_no_name and override.is_sweep_override():
+            key, value = override.key_or_group, argument.partition("=")[2]
+            if remedy := _OF_HYDRA.get(f"{key}={value}" if key == "hydra.job.chdir" else key):
+                raise ConfigError(key, value, remedy)
+            if sweeping and key in in_no_name and override.is_sweep_override():
                 why = "all points would have one folder"
-                if override.key_or_group == "iteration":
+                if key == "iteration":
                     why = "iteration=N makes all policies up to N"
-                value = argument.partition("=")[2]
-                raise ConfigError(override.key_or_group, value, f"{why}; sweep over something else")
+                raise ConfigError(key, value, f"{why}; sweep over something else")
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:

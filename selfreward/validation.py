@@ -83,6 +83,9 @@ def _check_range(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
 
 
 def _check_across(cfg: RunConfig) -> None:
+    if "/" in cfg.name and cfg.output_dir == f"outputs/{cfg.name}":
+        remedy = "its artifacts would lie apart from those of other runs; use a name without /, or set output_dir too"
+        raise ConfigError("name", cfg.name, remedy)
     if cfg.engine.merge_adapter and cfg.train.reference == "previous":
         raise ConfigError(
             "train.reference",

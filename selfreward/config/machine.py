@@ -73,7 +73,7 @@ class TrackingConfig(Execution):
     """What is shown, and where."""
 
     wandb: str = choice("auto", "auto", "online", "offline", "disabled")
-    project: str = "selfreward"
+    project: str | None = None  # of W&B; None: WANDB_PROJECT, or selfreward
     report: bool = True
     examples: int = number(8, least=1)  # prompts of each iteration shown in the report and in W&B
 

@@ -49,13 +49,14 @@ class JudgeConfig(Identity):
 
     @property
     def in_use(self) -> dict[str, Any]:
-        """The settings that judgements depend on: none of another mode or kind, and not what their engine is called."""
+        """The settings that judgements depend on, not what their engine is called, and of a kind that reads but some of
+        them no others."""
         if not self.asks_a_model:
             return {"kind": self.kind, "shard_size": self.shard_size}
         left_out = {"engine"}
-        if self.mode != "sampled":
+        if self.kind in ("rubric", "ensemble") and self.mode != "sampled":
             left_out |= {"samples", "temperature", "top_p", "max_new_tokens"}
-        if self.kind != "ensemble":
+        if self.kind == "rubric":
             left_out.add("verifier_weight")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in left_out}
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from selfreward.config import JudgeConfig
+from selfreward.errors import JudgeError
 from selfreward.judges import JUDGES
 from selfreward.judges.base import JudgeContext
 from selfreward.records import Candidate, Judgement
@@ -49,7 +50,10 @@ def judge(
     context = JudgeContext(tools.engine_of(role), adapter, work.seed, work.advance)
 
     def compute(shard: Sequence[list[Candidate]]) -> list[Judgement]:
-        return chosen.judge([candidate for group in shard for candidate in group], settings, context)
+        asked = [candidate for group in shard for candidate in group]
+        judged = chosen.judge(asked, settings, context)
+        check_judged(settings.kind, asked, judged, chosen.highest)
+        return judged
 
     work.plan(len(candidates), "candidates")
     asks_here = settings.asks_a_model and engine_settings(tools.cfg, role).kind == "hf"
@@ -65,6 +69,18 @@ def judge(
         size=lambda shard: max(len(c.prompt_ids) + len(c.token_ids) for group in shard for c in group),
     )
     return _metrics(judgements, chosen.highest)
+
+
+def check_judged(kind: str, candidates: Sequence[Candidate], judgements: Sequence[Judgement], highest: float) -> None:
+    """Raise `JudgeError` where a judge does not keep to what is asked of one: a judgement of each candidate, in their
+    order, with a score from 0 to `highest` or none."""
+    if [(one.prompt_id, one.index) for one in judgements] != [(one.prompt_id, one.index) for one in candidates]:
+        told = f"{len(judgements)} judgements of {len(candidates)} candidates, or in another order"
+        raise JudgeError(f"judge.kind={kind}: gave {told}: give one of each, in theirs")
+    for one in judgements:
+        if one.score is not None and not 0 <= one.score <= highest:
+            told = f"a score of {one.score:g}"
+            raise JudgeError(f"judge.kind={kind}: gave {told}: give one from 0 to {highest:g}, or None")
 
 
 def _metrics(judgements: Sequence[Judgement], highest: float) -> Metrics:

@@ -88,9 +88,9 @@ class Dashboard:
         os.environ.setdefault("WANDB_SILENT", "true")
         mode: Any = self._mode
         run = wandb.init(
-            project=self._tracking.project,
-            group=self._group[:_LONGEST_GROUP],
-            dir=str(self._folder),
+            project=self._tracking.project or os.environ.get("WANDB_PROJECT") or "selfreward",
+            group=os.environ.get("WANDB_RUN_GROUP") or self._group[:_LONGEST_GROUP],
+            dir=os.environ.get("WANDB_DIR") or str(self._folder),
             mode=mode,
             config=dict(self._settings),
             settings=wandb.Settings(console="off", init_timeout=60, silent=True, reinit="finish_previous"),

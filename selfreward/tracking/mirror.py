@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from selfreward.tracking.metrics import Iteration
 from selfreward.tracking.run_folder import is_linked, is_shown, link, mark, note_shown, write_cards
 
 REPORT = "report.html"
+WHERE = ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL", "WANDB_RUN_ID", "WANDB_RUN_GROUP")
+"""What the environment may say of the place in W&B where a run is logged."""
 
 
 def mirror(
@@ -36,7 +39,10 @@ def mirror(
                 _link(folder, iterations)
             if number < cfg.iteration:
                 console.heading(number + 1, cfg.iteration)
-        logged_as = mark(iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project)
+        where = [os.environ.get(name) for name in WHERE]
+        logged_as = mark(
+            iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project, where
+        )
         if console.computed or not is_shown(folder, "wandb", logged_as):
             _log(dashboard, iterations, logged)
         if cfg.tracking.report and (console.computed or not _is_reported(cfg, settings, folder, iterations)):

@@ -53,6 +53,27 @@ def test_a_key_for_a_server_of_ones_own_is_found(
     assert resolve_mode("auto") == "online"
 
 
+def test_what_the_environment_says_of_the_place_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun: list[dict[str, Any]] = []
+
+    def init(**how: Any) -> Any:
+        begun.append(how)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("wandb.init", init)
+    for name in ("PROJECT", "RUN_GROUP", "DIR"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    for said in (False, True):
+        if said:
+            for name, value in {"PROJECT": "beta", "RUN_GROUP": "week", "DIR": str(tmp_path / "elsewhere")}.items():
+                monkeypatch.setenv(f"WANDB_{name}", value)
+        Dashboard(tmp_path, TrackingConfig(wandb="offline"), "mine", {}, lambda _: None).log(0, {})
+    assert [(how["project"], how["group"], how["dir"]) for how in begun] == [
+        ("selfreward", "mine", str(tmp_path)),
+        ("beta", "week", str(tmp_path / "elsewhere")),
+    ]
+
+
 def test_online_without_a_key_is_refused_rather_than_asked_for(no_key: Path) -> None:
     with pytest.raises(ConfigError, match="WANDB_API_KEY"):
         resolve_mode("online")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from selfreward.compose import CONF, compose_run, folder_name
 from selfreward.config import EngineConfig, RunConfig
@@ -123,3 +125,11 @@ def test_where_nothing_is_asked_no_source_has_too_few_prompts(tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"^prompts\.per_iteration=16: there are 1 prompts"):
         prepare(compose_run([*given, "iteration=1", "tracking.wandb=disabled"]))
     assert len(prepare(compose_run([*given, "iteration=0", "tracking.wandb=disabled"])).train) == 1
+
+
+def test_a_point_of_a_sweep_is_not_named_after_what_changes_nothing_that_it_makes() -> None:
+    in_no_name = OmegaConf.load(CONF / "config.yaml").hydra.job.config.override_dirname.exclude_keys
+    settings = RunConfig()
+    for group in ("memory", "speed", "launch", "tracking"):
+        fields = dataclasses.fields(getattr(settings, group))
+        assert {group, *(f"{group}.{field.name}" for field in fields)} <= set(in_no_name)

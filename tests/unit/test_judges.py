@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from selfreward.config import JudgeConfig
 from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
+from selfreward.errors import JudgeError
 from selfreward.judges import JUDGES, length, rubric
 from selfreward.judges.base import JudgeContext
 from selfreward.judges.pairwise import QUESTION, Duel, prefer
@@ -28,11 +29,11 @@ from selfreward.records import Candidate, Judgement
 from selfreward.simulation.checks import Check, dump
 from selfreward.stages.base_policy import BASE_POLICY, BasePolicyIdentity
 from selfreward.stages.candidates import EngineIdentity
-from selfreward.stages.judgements import JUDGEMENTS, histogram, judgements_identity
+from selfreward.stages.judgements import JUDGEMENTS, check_judged, histogram, judgements_identity
 from selfreward.store import Artifact, Store
 from tests.tiny import save_random_llama
 from tests.tokenizers import byte_level, metaspace, save
-from tests.unit.making import artifact, candidate, tools
+from tests.unit.making import artifact, candidate, judgement, tools
 
 CANDIDATES = [
     candidate("a", 0, "Blue."),
@@ -259,6 +260,27 @@ def test_there_is_a_judgement_for_each_candidate_in_their_order_however_they_are
     assert [row.score for row in cut.read(Judgement)] == pytest.approx([row.score for row in rows], abs=1e-5)
     assert (whole.metrics["parse_failure_rate"], whole.metrics["scored"]) == (0.0, len(CANDIDATES))
     assert sum(whole.metrics["score_histogram"]) == len(CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ([], "judge.kind=mine: gave 0 judgements of 1 candidates, or in another order: give one of each, in theirs"),
+        ([judgement("b", 0, 1.0)], "gave 1 judgements of 1 candidates, or in another order"),
+        ([judgement("a", 0, 5.5)], "judge.kind=mine: gave a score of 5.5: give one from 0 to 5, or None"),
+        ([judgement("a", 0, -0.1)], "gave a score of -0.1"),
+        ([judgement("a", 0, math.nan)], "gave a score of nan"),
+    ],
+)
+def test_a_judge_that_does_not_keep_to_what_is_asked_of_one_is_named(made: list[Judgement], said: str) -> None:
+    with pytest.raises(JudgeError) as caught:
+        check_judged("mine", [candidate("a", 0, "text")], made, 5)
+    assert said in str(caught.value)
+
+
+def test_a_judge_of_ones_own_has_all_settings_as_they_were_given() -> None:
+    own = JudgeConfig(kind="mine", samples=9, verifier_weight=0.2).in_use
+    assert (own["samples"], own["verifier_weight"]) == (9, 0.2)
 
 
 def test_a_histogram_has_ten_equal_bins_of_which_the_last_holds_the_highest_score() -> None:
