@@ -64,9 +64,9 @@ def length_controlled(
     None where fewer than five are no longer, or fewer than five no shorter: then hardly anything is known of equal
     length. Ties at equal length are not among the five, for equal answers tie, which says nothing.
 
-    As in length-controlled AlpacaEval (arXiv 2404.04475, section 3), without its terms for models and prompts: a
-    logistic regression of wins (1, 0, a half for a tie) on the difference in length over its standard deviation,
-    squashed by tanh; the win rate is what it gives for no difference.
+    As in length-controlled AlpacaEval (arXiv 2404.04475, section 3), of one model, without its term for prompts, and
+    with wins in place of the judge's probability: a logistic regression of wins (1, 0, a half for a tie) on the
+    difference in length over its standard deviation, squashed by tanh; the win rate is what it gives for no difference.
     """
     longer_D, wins_D = np.asarray(longer_by, dtype=np.float64), np.asarray(wins, dtype=np.float64)
     telling_D = longer_D[(longer_D != 0) | (wins_D != 0.5)]

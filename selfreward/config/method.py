@@ -67,6 +67,9 @@ class PairsConfig(Identity):
 
     kind: str = "best_worst"  # a key of `selfreward.pairing.PAIRINGS`
     margin: float = number(0.0, least=0)  # the scores must differ by more than this
+    # Of candidates that reached sampling.max_new_tokens: `not_chosen` lets them be rejected alone. DPO on a chosen one
+    # that was cut off, against one that ended, teaches not to end.
+    cut_off: str = choice("keep", "keep", "not_chosen")
 
 
 @dataclass

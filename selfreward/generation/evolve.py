@@ -1,4 +1,6 @@
-"""Prompts made out of others, in depth and in breadth, in the way of Evol-Instruct (arXiv 2304.12244)."""
+"""Prompts made out of others, in depth and in breadth, in the way of Evol-Instruct (arXiv 2304.12244): with rephrasing
+beside, fewer operations in depth, and the filters of all new prompts in place of its elimination.
+"""
 
 from __future__ import annotations
 

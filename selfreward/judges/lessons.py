@@ -17,7 +17,7 @@ REASONS = (
     "The reply is hardly about what was asked. Little of it would help the person, and it keeps to none of the limits.",
     "The reply is on topic. But it deals with a small part of the request, leaves the rest out, and repeats itself.",
     "The reply is on topic and deals with a good part of the request. Something is missing, and it could be clearer.",
-    "The reply is on topic, has substance, and does most of what was asked. Some of it is repetition or padding.",
+    "The reply is on topic, has substance, and does what was asked within its limits. Some of it is padding.",
     "The reply does what was asked and keeps to the limits of the request. It is well ordered and easy to read.",
     "The reply is correct throughout and complete. It is clear and well ordered, and an expert would change nothing.",
 )

@@ -1,4 +1,4 @@
-"""The best candidate against the worst, as in Self-Rewarding Language Models (arXiv 2401.10020, section 2.4)."""
+"""The best candidate against the worst, as in Self-Rewarding Language Models (arXiv 2401.10020, section 2.3)."""
 
 from __future__ import annotations
 

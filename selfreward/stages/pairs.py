@@ -27,33 +27,53 @@ class PairsIdentity(Identity):
 def build_pairs(config: PairsIdentity, parents: Mapping[str, Artifact], work: Work, tools: Tools) -> Metrics:
     """Pairs from `parents["candidates"]` and `parents["judgements"]`.
 
-    A candidate without a score is missing data: neither chosen nor rejected. A tie makes no pair. Both are counted.
+    A candidate without a score is missing data: neither chosen nor rejected. A tie makes no pair. Both are counted, and
+    so are prompts without a pair because no candidate that ended may be chosen.
 
     Raises `NoPairsError` where none is left.
     """
     judgements = parents["judgements"].read(Judgement)
     scored = join(parents["candidates"].read(Candidate), judgements)
     rule = PAIRINGS[config.pairs.kind]
-    pairs: list[PreferencePair] = []
-    ties = unscored = 0
+    made: list[Chosen] = []
+    ties = unscored = cut_off = 0
     for candidates in scored:
+        eligible = candidates if config.pairs.cut_off == "keep" else without_better_cut_off(candidates)
         if len(candidates) < 2:
             unscored += 1
-        elif chosen := rule(candidates, config.pairs.margin):
-            pairs.append(_pair(chosen))
+        elif len(eligible) < 2:
+            cut_off += 1
+        elif chosen := rule(eligible, config.pairs.margin):
+            made.append(chosen)
         else:
             ties += 1
-    if not pairs:
+    if not made:
         remedy = "raise sampling.n or sampling.temperature" + (", or lower pairs.margin" if config.pairs.margin else "")
-        if unscored > ties and not any(judgement.replies for judgement in judgements):
+        if cut_off > max(ties, unscored):
+            remedy = "raise sampling.max_new_tokens, or use pairs.cut_off=keep"
+        elif unscored > ties and not any(judgement.replies for judgement in judgements):
             remedy = "the judge finds no score token likely; take model.dtype=bfloat16 or float32, or another model"
         elif unscored > ties:
             remedy = "use judge.mode=expected, which reads a score of every answer, or raise judge.max_new_tokens"
         raise NoPairsError(
-            f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores): {remedy}"
+            f"no preference pair in {len(scored)} prompts ({ties} ties, {unscored} without two scores"
+            + (f", {cut_off} without a choice that ended" if cut_off else "")
+            + f"): {remedy}"
         )
+    pairs = [_pair(chosen) for chosen in made]
     work.shards([pairs], list, PreferencePair)
-    return _metrics(pairs, len(scored), ties, unscored)
+    finished = {
+        "chosen_finished_share": fmean(chosen.chosen.candidate.finished for chosen in made),
+        "rejected_finished_share": fmean(chosen.rejected.candidate.finished for chosen in made),
+    }
+    return _metrics(pairs, len(scored), ties, unscored) | finished | {"cut_off": cut_off}
+
+
+def without_better_cut_off(candidates: Sequence[Scored]) -> list[Scored]:
+    """Those of a prompt's candidates that ended, and of those that were cut off the ones that score below the best of
+    them: these may be rejected. None where no candidate ended."""
+    ended = [one.score for one in candidates if one.candidate.finished]
+    return [one for one in candidates if ended and (one.candidate.finished or one.score < max(ended))]
 
 
 def join(candidates: Sequence[Candidate], judgements: Sequence[Judgement]) -> list[list[Scored]]:

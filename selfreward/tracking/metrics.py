@@ -37,6 +37,8 @@ NAMES = {
         "chosen_tokens",
         "rejected_tokens",
         "longer_chosen_share",
+        "chosen_finished_share",
+        "rejected_finished_share",
     ),
     **dict.fromkeys(
         ("parity", "judge_parity", "evaluation_parity"),

@@ -24,20 +24,22 @@ class Loss:
 
 LOSSES: dict[str, Loss] = {
     "sigmoid": Loss(("sigmoid",)),  # DPO, arXiv 2305.18290, equation 7
-    "sigmoid_norm": Loss(("sigmoid_norm",)),  # DPO by the token, as in Tulu 3: 2411.15124
+    "sigmoid_norm": Loss(("sigmoid_norm",)),  # DPO by the token, as in Tulu 3: 2411.15124, with beta 5
     "hinge": Loss(("hinge",)),  # RSO: 2309.06657, after SLiC: 2305.10425
     "ipo": Loss(("ipo",)),  # IPO: 2310.12036, equation 17, by the token
     "robust": Loss(("robust",), label_smoothing="optional"),  # robust DPO: 2403.00409
     "exo_pair": Loss(("exo_pair",), label_smoothing="required"),  # EXO: 2402.00856, equation 16
     "nca_pair": Loss(("nca_pair",)),  # NCA: 2402.05369
     "bco_pair": Loss(("bco_pair",)),  # BCO: 2404.04656, without its shift of rewards
-    "sppo_hard": Loss(("sppo_hard",)),  # SPPO: 2405.00675, equation 4.7, the winner's probability taken as 1
+    "sppo_hard": Loss(("sppo_hard",)),  # SPPO: 2405.00675, equation 4.7, the winner's probability taken as 1; beta 1e-3
     "aot": Loss(("aot",), label_smoothing="optional", couples_pairs=True),  # AOT: 2406.05882
     "aot_unpaired": Loss(("aot_unpaired",), label_smoothing="optional", couples_pairs=True),  # likewise
     "apo_zero": Loss(("apo_zero",)),  # APO: 2408.06266, equation 7
     "apo_down": Loss(("apo_down",)),  # APO, equation 8
     "discopop": Loss(("discopop",)),  # DiscoPOP: 2406.08414, equation 5
-    "sigmoid_sft": Loss(("sigmoid", "sft"), (1.0, 1.0), couples_pairs=True),  # likelihood too, as in 2404.19733
+    "sigmoid_sft": Loss(
+        ("sigmoid", "sft"), (1.0, 1.0), couples_pairs=True
+    ),  # and likelihood: 2404.19733, but by the batch's tokens
 }
 
 STARTS_AT_LN_2 = {"sigmoid", "sigmoid_norm"}

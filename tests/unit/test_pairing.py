@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +89,27 @@ def test_a_missing_score_in_the_middle_does_not_shift_those_after_it() -> None:
 # The stage
 
 
-def pairs_of(root: Path, table: dict[str, list[float | None]], margin: float = 0.0) -> Artifact:
-    """The pairs of candidates with these scores, through a store. Candidate k of a prompt has 3 + k tokens."""
+def pairs_of(
+    root: Path,
+    table: dict[str, list[float | None]],
+    margin: float = 0.0,
+    cut_off: str = "keep",
+    cut: Collection[tuple[str, int]] = (),
+) -> Artifact:
+    """The pairs of candidates with these scores, through a store. Candidate k of a prompt has 3 + k tokens, and those
+    in `cut` have no end."""
     store = Store(root, tools())
-    candidates = [candidate(prompt, k, tokens=3 + k) for prompt, row in table.items() for k in range(len(row))]
+    candidates = [
+        replace(candidate(prompt, k, tokens=3 + k), finished=(prompt, k) not in cut)
+        for prompt, row in table.items()
+        for k in range(len(row))
+    ]
     judgements = [judgement(prompt, k, score) for prompt, row in table.items() for k, score in enumerate(row)]
     parents = {
         "candidates": artifact(store, "candidates", candidates, Candidate),
         "judgements": artifact(store, "judgements", judgements, Judgement),
     }
-    return store.run(PAIRS, PairsIdentity(PairsConfig(margin=margin)), parents)
+    return store.run(PAIRS, PairsIdentity(PairsConfig(margin=margin, cut_off=cut_off)), parents)
 
 
 def test_a_pair_holds_the_tokens_log_probabilities_and_scores_of_its_two_candidates(tmp_path: Path) -> None:
@@ -141,6 +154,33 @@ def test_metrics_say_how_long_and_how_far_apart_both_sides_are(tmp_path: Path) -
     assert metrics["score_margin"] == 3.0
     assert (metrics["chosen_tokens"], metrics["rejected_tokens"]) == (3.5, 3.5)
     assert metrics["longer_chosen_share"] == 0.5
+
+
+def test_a_candidate_that_was_cut_off_may_be_rejected_and_where_that_is_asked_not_chosen(tmp_path: Path) -> None:
+    table: dict[str, list[float | None]] = {
+        "best is cut": [5.0, 3.0, 1.0],
+        "worst is cut": [5.0, 3.0, 1.0],
+        "all are cut": [5.0, 1.0],
+        "one ended, the worst": [5.0, 1.0],
+    }
+    cut = [("best is cut", 0), ("worst is cut", 2), ("all are cut", 0), ("all are cut", 1), ("one ended, the worst", 0)]
+    kept = pairs_of(tmp_path, table, cut=cut)
+    assert (kept.metrics["pairs"], kept.metrics["cut_off"]) == (4, 0)
+    assert (kept.metrics["chosen_finished_share"], kept.metrics["rejected_finished_share"]) == (0.25, 0.5)
+    made = pairs_of(tmp_path, table, cut_off="not_chosen", cut=cut)
+    assert [(pair.prompt_id, pair.chosen_index, pair.rejected_index) for pair in made.read(PreferencePair)] == [
+        ("best is cut", 1, 2),
+        ("worst is cut", 0, 2),
+    ]
+    assert (made.metrics["cut_off"], made.metrics["ties"], made.metrics["chosen_finished_share"]) == (2, 0, 1.0)
+
+
+def test_where_all_candidates_are_cut_off_the_error_names_the_length(tmp_path: Path) -> None:
+    said = (
+        r"\(0 ties, 0 without two scores, 1 without a choice that ended\): raise sampling\.max_new_tokens, or use pairs"
+    )
+    with pytest.raises(NoPairsError, match=said):
+        pairs_of(tmp_path, {"a": [5.0, 1.0]}, cut_off="not_chosen", cut=[("a", 0), ("a", 1)])
 
 
 def test_an_iteration_without_a_pair_is_an_error_that_counts_and_names_the_remedy(tmp_path: Path) -> None:
