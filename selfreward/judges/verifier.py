@@ -35,4 +35,4 @@ def _passed(candidate: Candidate) -> list[float]:
     if not candidate.check:
         remedy = f"prompt {candidate.prompt_id} carries nothing to check; take prompts=constraints, or another judge"
         raise ConfigError("judge.kind", "verifier", remedy)
-    return checks.scores(candidate.text, checks.load(candidate.check))
+    return checks.scores(candidate.text, checks.load(candidate.check), finished=candidate.finished)

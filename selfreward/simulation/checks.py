@@ -30,14 +30,19 @@ CHECKS: Mapping[str, Callable[[str, Parameters], float]] = {
 """From a text and a check's parameters to how well it passes, 0 to 1."""
 
 
-def scores(text: str, checks: Sequence[Check]) -> list[float]:
-    """How well an answer passes each check, 0 to 1."""
-    return [CHECKS[check.kind](text, check.parameters) for check in checks]
+def scores(text: str, checks: Sequence[Check], *, finished: bool = True) -> list[float]:
+    """How well an answer passes each check, 0 to 1. One that is not `finished` has come to a final answer only where it
+    states one: its last number is one on the way."""
+    open_end = not finished and not final_answer.states(text)
+    return [
+        0.0 if open_end and check.kind == "final_answer" else CHECKS[check.kind](text, check.parameters)
+        for check in checks
+    ]
 
 
-def passes(text: str, checks: Sequence[Check]) -> bool:
+def passes(text: str, checks: Sequence[Check], *, finished: bool) -> bool:
     """Whether an answer passes all of them."""
-    return all(score == 1 for score in scores(text, checks))
+    return all(score == 1 for score in scores(text, checks, finished=finished))
 
 
 def dump(checks: Sequence[Check]) -> str:

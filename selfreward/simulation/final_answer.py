@@ -22,6 +22,11 @@ def final_answer(solution: str) -> str:
     return solution.rsplit("####", 1)[-1].strip()
 
 
+def states(text: str) -> bool:
+    """Whether a text says of something that it is the answer."""
+    return _STATES.search(text) is not None
+
+
 def holds(text: str, answer: str) -> bool:
     """Whether a text comes to this answer.
 

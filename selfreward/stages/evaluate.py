@@ -141,7 +141,7 @@ def _passed(answers: Sequence[Candidate]) -> dict[str, dict[str, bool]]:
     groups: dict[str, dict[str, bool]] = {}
     for answer in answers:
         if answer.check:
-            passed = passes(answer.text, load(answer.check))
+            passed = passes(answer.text, load(answer.check), finished=answer.finished)
             kinds = ["", f"/{answer.category}"] if answer.category else [""]
             for kind in kinds:
                 groups.setdefault(kind, {})[answer.prompt_id] = passed

@@ -108,6 +108,6 @@ def histogram(scores: Sequence[float], highest: float) -> list[int]:
     return counts
 
 
-_VERSION = 7
+_VERSION = 8
 JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="judge"))
 HELD_OUT_JUDGEMENTS = Stage("judgements", _VERSION, partial(judge, role="evaluation"))

@@ -99,6 +99,22 @@ def test_the_verifier_scores_the_share_of_constraints_kept() -> None:
     assert all(j.samples == [j.score] for j in judged)  # one verdict each: none is unreadable
 
 
+@pytest.mark.parametrize(
+    ("text", "finished", "score"),
+    [
+        ("4 boxes of 3 eggs make 12", True, 1.0),
+        ("4 boxes of 3 eggs make 12", False, 0.0),
+        ("The answer is 12. To see why", False, 1.0),
+    ],
+)
+def test_the_last_number_of_an_answer_that_was_cut_off_is_not_its_result(
+    text: str, finished: bool, score: float
+) -> None:
+    asked = replace(candidate(), text=text, finished=finished, check=dump([Check("final_answer", {"answer": "12"})]))
+    (judged,) = JUDGES["verifier"].judge([asked], JudgeConfig(kind="verifier"), context())
+    assert judged.score == score
+
+
 def test_the_verifier_refuses_prompts_that_carry_nothing_to_check() -> None:
     with pytest.raises(ConfigError, match=r"^judge.kind=verifier: .* take prompts=constraints"):
         JUDGES["verifier"].judge([candidate()], JudgeConfig(kind="verifier"), context())
