@@ -51,7 +51,7 @@ def _attends_in_common(model: Any) -> bool:
     with attention_of(model, _TRIED):
         output = model.base_model(input_ids=ids_1N, use_cache=False, tried_layers=layers)
     exchanged_NH = output.last_hidden_state[0].float()
-    apart_N = (exchanged_NH - own_NH).norm(dim=-1) / own_NH.norm(dim=-1)
+    apart_N = (exchanged_NH - own_NH).norm(dim=-1) / own_NH.norm(dim=-1).mean()  # a padding token's may be nothing
     once = len({*layers}) == len(layers)
     # The median, for rounding may send a token to another expert.
     return once and bool(apart_N.median() < _TRIED_TOLERANCES[model.dtype])
@@ -76,7 +76,7 @@ _ITS_OWN = "_attention_is_its_own"
 _TRIED = "tried"
 _TRIED_TOKENS = 16
 _TRIED_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
-"""Of a state's norm. Two kernels that only round are a tenth of it apart."""
+"""Of the states' mean norm. Two kernels that only round are a tenth of it apart."""
 ALL_ATTENTION_FUNCTIONS.register(_TRIED, _attend_tried)
 
 
