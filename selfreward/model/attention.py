@@ -75,7 +75,7 @@ def _attend_tried(
 _ITS_OWN = "_attention_is_its_own"
 _TRIED = "tried"
 _TRIED_TOKENS = 16
-_TRIED_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
+_TRIED_TOLERANCES = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.05}
 """Of the states' mean norm. Two kernels that only round are a tenth of it apart."""
 ALL_ATTENTION_FUNCTIONS.register(_TRIED, _attend_tried)
 
