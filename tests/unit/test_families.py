@@ -62,7 +62,7 @@ def test_attention_is_exchanged_where_that_changes_nothing(
 
 
 def test_a_token_without_an_embedding_does_not_hide_that_attention_is_common(tiny_model: Path) -> None:
-    model = Models(tiny_model, "float32", "cpu").base
+    model: Any = Models(tiny_model, "float32", "cpu").base
     assert not model.get_input_embeddings().weight[0].any()  # that of padding, which the trial has too
     assert is_exchangeable(model)
 
