@@ -185,7 +185,7 @@ def _check_command(arguments: Sequence[str]) -> None:
         with suppress(HydraException):  # an option, or a mistake that Hydra names
             override = parser.parse_override(argument)
             key, value = override.key_or_group, argument.partition("=")[2]
-            if remedy := _OF_HYDRA.get(f"{key}={value}" if key == "hydra.job.chdir" else key):
+            if remedy := _OF_HYDRA.get(f"{key}={value.lower()}" if key == "hydra.job.chdir" else key):
                 raise ConfigError(key, value, remedy)
             if sweeping and key in in_no_name and override.is_sweep_override():
                 why = "all points would have one folder"

@@ -69,7 +69,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
         ("hydra.mode=MULTIRUN iteration=1,2", "iteration=1,2: iteration=N makes all policies up to N; sweep over"),
         ("-m memory.micro_batch=1,2", "memory.micro_batch=1,2: all points would have one folder; sweep over something"),
         ("hydra.run.dir=elsewhere", "hydra.run.dir=elsewhere: a run makes its own folder: set output_dir"),
-        ("-m seed=0,1 hydra.job.chdir=true", "hydra.job.chdir=true: a run stays where the command is given"),
+        ("-m seed=0,1 hydra.job.chdir=True", "hydra.job.chdir=True: a run stays where the command is given"),
         (
             "name=week/one",
             "name=week/one: its artifacts would lie apart from those of other runs; use a name without /",
