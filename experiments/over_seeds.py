@@ -55,9 +55,7 @@ def main() -> None:
 def settings(run: Path) -> dict[str, Any]:
     """A run's settings by their dotted keys, but for those that change no result."""
     given = json.loads((run / SETTINGS_FILE).read_text())
-    return {
-        key: value for key, value in flatten(given) if key not in NO_RESULT and key.partition(".")[0] not in NO_RESULT
-    }
+    return {key: value for key, value in flatten(given) if key.partition(".")[0] not in NO_RESULT}
 
 
 def unlike(runs: Sequence[Mapping[str, Any]]) -> str | None:
@@ -65,8 +63,7 @@ def unlike(runs: Sequence[Mapping[str, Any]]) -> str | None:
     seeds = [run["seed"] for run in runs]
     if twice := next((seed for seed in seeds if seeds.count(seed) > 1), None):
         return f"two runs have seed={twice}: they are one and the same, or differ in more than their seeds"
-    keys = sorted({key for run in runs for key in run} - {"seed"})
-    for key in keys:
+    for key in sorted({key for run in runs for key in run} - {"seed"}):
         if len(values := {run.get(key) for run in runs}) > 1:
             said = ", ".join(sorted(map(str, values)))
             return f"the runs differ in {key} ({said}): name runs that differ in their seeds alone"

@@ -88,9 +88,7 @@ class Chat:
     def document(self, text: str) -> list[int]:
         """The tokens of a text that is no part of a conversation, with the one that begins a text, where the tokenizer
         puts one there, and the one that ends it."""
-        begins = self.tokenizer("a")["input_ids"][:1] == [self.tokenizer.bos_token_id]
-        begin = [self.tokenizer.bos_token_id] if begins else []
-        return [*begin, *self._encode(self.neutralise(text)), self.tokenizer.eos_token_id]
+        return [*self._begin_ids, *self._encode(self.neutralise(text)), self.tokenizer.eos_token_id]
 
     def count(self, text: str) -> int:
         """How many tokens a text has."""
@@ -128,6 +126,12 @@ class Chat:
                 "take another model, or, where these are scores, judge.mode=sampled"
             )
         return Choices(shared[0], [ids[0] for ids in last])
+
+    @cached_property
+    def _begin_ids(self) -> list[int]:
+        """The token that the tokenizer puts before a text; none where it puts none."""
+        begin = [self.tokenizer.bos_token_id]
+        return begin if self.tokenizer("a")["input_ids"][:1] == begin else []
 
     @cached_property
     def _control_tokens(self) -> list[str]:

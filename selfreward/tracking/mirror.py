@@ -39,10 +39,8 @@ def mirror(
                 _link(folder, iterations)
             if number < cfg.iteration:
                 console.heading(number + 1, cfg.iteration)
-        where = [os.environ.get(name) for name in WHERE]
-        logged_as = mark(
-            iterations, cfg.tracking.examples, resolve_mode(cfg.tracking.wandb), cfg.tracking.project, where
-        )
+        place = [resolve_mode(cfg.tracking.wandb), cfg.tracking.project, *map(os.environ.get, WHERE)]
+        logged_as = mark(iterations, cfg.tracking.examples, *place)
         if console.computed or not is_shown(folder, "wandb", logged_as):
             _log(dashboard, iterations, logged)
         if cfg.tracking.report and (console.computed or not _is_reported(cfg, settings, folder, iterations)):

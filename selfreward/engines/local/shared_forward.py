@@ -21,8 +21,8 @@ from selfreward.engines.local.shared_keys import SHARED_KEYS, AnswerKeys, TreeKe
 from selfreward.model.patched import attention_of, patched
 from selfreward.model.prefix_tree import Node, prefix_tree
 
-_RECORDED_DROP_SHARE = 0.25
-_RECORDING_STEPS = 8
+_REPLAYED_DROP_SHARE = 0.25
+_CAPTURE_STEPS = 8
 """What a capture takes, in steps that are replayed."""
 
 
@@ -55,7 +55,7 @@ class SharedForward:
         """Once they are many; where steps are replayed, not before what they would cost exceeds another capture."""
         if not self.cuda_graphs:
             return many_finished(finished, rows)
-        return finished >= _RECORDED_DROP_SHARE * rows and finished * steps > _RECORDING_STEPS * rows
+        return finished >= _REPLAYED_DROP_SHARE * rows and finished * steps > _CAPTURE_STEPS * rows
 
     def last_states(self, rows: Sequence[list[int]]) -> Iterator[tuple[list[int], Tensor]]:
         """Of each row's last token."""
