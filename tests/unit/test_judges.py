@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,14 +14,11 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from selfreward.config import JudgeConfig
-from selfreward.engines.base import Advance, Completion, Decoding, SampleRequest
 from selfreward.engines.hf import HFEngine
 from selfreward.errors import JudgeError
 from selfreward.judges import JUDGES, length, rubric
 from selfreward.judges.base import JudgeContext
 from selfreward.judges.pairwise import QUESTION, Duel, prefer
-from selfreward.model.adapters import Adapter
-from selfreward.model.chat import Chat
 from selfreward.model.model_files import ModelIdentity
 from selfreward.model.models import Models
 from selfreward.records import Candidate, Judgement
@@ -33,6 +29,7 @@ from selfreward.stages.judgements import JUDGEMENTS, check_judged, histogram, ju
 from selfreward.store import Artifact, Store
 from tests.tiny import save_random_llama
 from tests.tokenizers import byte_level, metaspace, save
+from tests.unit.judging import Progress, Reading, Scripted, next_token
 from tests.unit.making import artifact, candidate, judgement, tools
 
 CANDIDATES = [
@@ -46,68 +43,6 @@ EXPECTED = JudgeConfig(mode="expected")
 SAMPLED = JudgeConfig(mode="sampled", samples=3, max_new_tokens=6)
 
 
-class Progress:
-    """Adds up what it is told."""
-
-    def __init__(self) -> None:
-        self.units = 0.0
-        self.tokens = 0
-
-    def advance(self, units: float, tokens: int) -> None:
-        self.units += units
-        self.tokens += tokens
-
-
-@dataclass
-class Scripted:
-    """An engine whose every sampled answer is the next of `replies`, in the order of requests and seeds."""
-
-    chat: Chat
-    replies: Sequence[str]
-    asked: list[SampleRequest] = field(default_factory=list)
-
-    def sample(
-        self, requests: Sequence[SampleRequest], decoding: Decoding, adapter: Adapter | None, advance: Advance
-    ) -> list[list[Completion]]:
-        self.asked.extend(requests)
-        replies = iter(self.replies)
-        return [[self._completion(next(replies)) for _ in request.seeds] for request in requests]
-
-    def _completion(self, reply: str) -> Completion:
-        ids = self.chat.tokenizer(reply)["input_ids"]
-        return Completion(ids, [0.0] * len(ids), True)
-
-    def score(
-        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
-    ) -> list[list[float]]:
-        raise NotImplementedError
-
-    def logprobs(
-        self, prompts: Sequence[list[int]], completions: Sequence[list[int]], adapter: Adapter | None, advance: Advance
-    ) -> list[list[float]]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing was started."""
-
-
-class Reading(HFEngine):
-    """The default engine; it notes how many prompts it read, and for how many choices, and samples nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.read: list[tuple[int, int]] = []
-
-    def sample(self, *args: Any, **kwargs: Any) -> list[list[Completion]]:
-        raise AssertionError("one prefill is enough")
-
-    def score(
-        self, prompts: Sequence[list[int]], choice_ids: Sequence[int], adapter: Adapter | None, advance: Advance
-    ) -> list[list[float]]:
-        self.read.append((len(prompts), len(choice_ids)))
-        return super().score(prompts, choice_ids, adapter, advance)
-
-
 @pytest.fixture
 def context(engine: HFEngine) -> JudgeContext:
     return JudgeContext(engine, None, 0, Progress().advance)
@@ -116,19 +51,6 @@ def context(engine: HFEngine) -> JudgeContext:
 @pytest.fixture(scope="module")
 def float64(tiny_model: Path) -> LlamaForCausalLM:
     return LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float64, attn_implementation="eager")
-
-
-def next_token(
-    model: LlamaForCausalLM, folder: Path, message: str, opening: str, answers: Sequence[str]
-) -> list[float]:
-    """The probability of each answer's token after `opening`, by a plain forward pass in float64."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    turns = [{"role": "user", "content": message}]
-    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"] + tokenizer(opening)["input_ids"]
-    with torch.no_grad():
-        probabilities = model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
-    return [probabilities[tokenizer.convert_tokens_to_ids(answer)].item() for answer in answers]
 
 
 # The rubric, read from the next-token distribution
